@@ -1,0 +1,47 @@
+"""What every command shares at the edge: a user's mistake is one message and exit 2, never a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from detector.config import ConfigError
+from detector.data.coco import DataError
+
+EXIT_USER_ERROR = 2
+USER_ERRORS = (ConfigError, DataError)
+
+
+class CommandError(ValueError):
+    """A command called in a way that cannot work; the message gives rule, value and remedy."""
+
+
+@contextlib.contextmanager
+def command() -> Iterator[None]:
+    """Runs a command's body: our own errors about what the user gave become `error: ...` and exit 2."""
+    try:
+        yield
+    except (*USER_ERRORS, CommandError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def read_json_file(path: Path, kind: type) -> Any:
+    """The JSON object (dict) or array (list) in a file.
+
+    Raises: DataError where there is no such file or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: must be a readable file ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: must be JSON; reading it said: {error}") from None
+    if not isinstance(content, kind):
+        wanted = "an object" if kind is dict else "an array"
+        raise DataError(f"{path}: must hold JSON {wanted}, not a {type(content).__name__}")
+    return content

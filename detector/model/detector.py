@@ -1,0 +1,86 @@
+"""The detector: trunk, neck, heads, anchors, matching and loss, built from one DetectorConfig.
+
+Shapes: B images, M boxes of the fullest image (padded), A anchors, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detector.config import ConfigError, DetectorConfig
+from detector.model.anchors import level_shapes, make_anchors_xyxy, num_anchors_per_cell
+from detector.model.backbones import ResNetTrunk, read_state_dict
+from detector.model.heads import DenseHead
+from detector.model.losses import DetectionLoss
+from detector.model.matching import ThresholdMatcher
+from detector.model.necks import FPN
+from detector.model.postprocess import Detections, Postprocess
+
+
+@dataclass
+class Targets:
+    """The boxes of a batch, padded to the fullest image."""
+
+    boxes_xyxy: Tensor  # (B, M, 4) canvas pixels, 0 in padding
+    labels: Tensor  # (B, M) int64 class index, -1 in padding
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, M) bool: which rows are boxes."""
+        return self.labels >= 0
+
+
+class Detector(nn.Module):
+    """One-stage detector over normalised images (B, 3, H, W) of the config's canvas."""
+
+    anchors_xyxy: Tensor  # (A, 4)
+
+    def __init__(self, config: DetectorConfig, num_classes: int) -> None:
+        super().__init__()
+        self.trunk = ResNetTrunk(config)
+        self.neck = FPN(self.trunk.out_channels, config)
+        self.head = DenseHead(config, num_anchors_per_cell(config), num_classes, len(level_shapes(config)))
+        self.register_buffer("anchors_xyxy", make_anchors_xyxy(config), persistent=False)
+        self.matcher = ThresholdMatcher(config)
+        self.loss = DetectionLoss(config)
+        self.postprocess = Postprocess(config)
+        if config.detector_weights:
+            load_detector_weights(self, config.detector_weights)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, A, K) and box regression (B, A, 4), fp32 whatever the precision of the layers."""
+        logits, box_regression = self.head(self.neck(self.trunk(images)))
+        return logits, box_regression
+
+    def losses(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """(classification loss, box loss) of a batch."""
+        logits, box_regression = self(images)
+        with torch.autocast(images.device.type, enabled=False):
+            matched = self.matcher(targets.boxes_xyxy, targets.valid, self.anchors_xyxy)
+            return self.loss(logits, box_regression, matched, targets.boxes_xyxy, targets.labels, self.anchors_xyxy)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> Detections:
+        """Detections of a batch of normalised images, in canvas pixels."""
+        logits, box_regression = self(images)
+        return self.postprocess(logits, box_regression, self.anchors_xyxy)
+
+
+def load_detector_weights(model: Detector, path: str) -> None:
+    """Loads a whole detector's weights; a classification layer of another class count keeps its fresh start.
+
+    Raises: ConfigError where the file is no state_dict or nothing but the classifier fits.
+    """
+    state = read_state_dict(path, "detector_weights")
+    wanted = model.state_dict()
+    fits = {key: value for key, value in state.items() if key in wanted and value.shape == wanted[key].shape}
+    misfits = [key for key in wanted if key not in fits and ".classification." not in key]
+    if misfits:
+        raise ConfigError(
+            f"detector_weights={path!r} must come from a detector of the same trunk, neck and heads; "
+            f"{len(misfits)} tensors do not fit, first {misfits[:3]}"
+        )
+    model.load_state_dict({**wanted, **fits})

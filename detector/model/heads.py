@@ -1,0 +1,84 @@
+"""Classification and box heads over pyramid levels (Lin et al. 2018, section 4), shared or one per level.
+
+Shapes: B images, L levels, H W cells of a level, A anchors a cell, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detector.config import DetectorConfig
+from detector.model.norms import make_norm
+
+
+class Tower(nn.Module):
+    """`depth` 3x3 convolutions with norm and ReLU, then the output convolution.
+
+    Serves `num_levels` levels with the same convolutions; batch norms are per level even so, since levels differ
+    in their statistics (as EfficientDet does).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_levels: int, config: DetectorConfig) -> None:
+        super().__init__()
+        depth = config.head_depth
+        kind = config.head_norm if depth else "none"
+        group_channels = config.group_norm_channels if kind == "group" else 0
+        widths = [in_channels] + ([config.head_channels] * depth if depth else [])
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, kernel_size=3, padding=1, bias=kind == "none")
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        norm_sets = num_levels if kind == "batch" else 1
+        self.norms = nn.ModuleList(
+            nn.ModuleList(make_norm(kind, width, group_channels) for width in widths[1:]) for _ in range(norm_sets)
+        )
+        self.output = nn.Conv2d(widths[-1], out_channels, kernel_size=3, padding=1)
+        for conv in [*self.convs, self.output]:
+            nn.init.normal_(conv.weight, std=0.01)  # Lin et al. 2018, section 4.1
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        if kind != "none":  # a norm right behind takes the scale away: the usual fan-in init trains faster
+            for conv in self.convs:
+                nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        norms = self.norms[level if len(self.norms) > 1 else 0]
+        for conv, norm in zip(self.convs, norms, strict=True):
+            x = F.relu(norm(conv(x)))
+        return self.output(x)
+
+
+class DenseHead(nn.Module):
+    """Pyramid maps -> (class logits (B, sum HWA, K), box regression (B, sum HWA, 4)), both fp32."""
+
+    def __init__(self, config: DetectorConfig, num_anchors_per_cell: int, num_classes: int, num_levels: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        copies, levels_each = (1, num_levels) if config.head_shared else (num_levels, 1)
+
+        def towers(out_channels: int) -> nn.ModuleList:
+            return nn.ModuleList(Tower(config.neck_channels, out_channels, levels_each, config) for _ in range(copies))
+
+        self.classification = towers(num_anchors_per_cell * num_classes)
+        self.regression = towers(num_anchors_per_cell * 4)
+        p = config.prior_probability
+        for tower in self.classification:
+            nn.init.constant_(tower.output.bias, -math.log((1 - p) / p))  # type: ignore[arg-type,union-attr]
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        logits, regressions = [], []
+        for level, x in enumerate(features):
+            copy, within = (0, level) if len(self.classification) == 1 else (level, 0)
+            logits.append(permute_to_b_hwa_k(self.classification[copy](x, within), self.num_classes))
+            regressions.append(permute_to_b_hwa_k(self.regression[copy](x, within), 4))
+        return torch.cat(logits, dim=1).float(), torch.cat(regressions, dim=1).float()
+
+
+def permute_to_b_hwa_k(x: Tensor, k: int) -> Tensor:
+    """(B, A*K, H, W) -> (B, H*W*A, K); a view where x is channels_last."""
+    batch = x.shape[0]
+    return x.permute(0, 2, 3, 1).reshape(batch, -1, k)

@@ -1,0 +1,290 @@
+"""Trainer: step() trains one epoch and evaluates; a checkpoint continues as if it had never stopped.
+
+It knows nothing of trials, rungs or studies, and leaves no global state behind.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from detector.config import ConfigError, ConsumedConfig, DetectorConfig
+from detector.data.batches import TrainingBatches, TrainingData, load_batch
+from detector.data.cache import CachedSplit
+from detector.data.coco import coco_ground_truth
+from detector.evaluate import Evaluator, Metrics
+from detector.model.detector import Detector
+from detector.model.postprocess import Detections
+from detector.schedule import LearningRate
+
+CHECKPOINT_FORMAT = 1
+
+
+class DivergedError(RuntimeError):
+    """The loss became NaN or infinite; `step` counts optimizer steps from 1."""
+
+    def __init__(self, epoch: int, step: int, value: float) -> None:
+        super().__init__(f"loss became {value} at step {step} (epoch {epoch})")
+        self.epoch, self.step = epoch, step
+
+
+@dataclass
+class EpochResult:
+    """What one epoch left behind; scores in 0..1, seconds of wall time."""
+
+    epoch: int  # from 1
+    train_loss: float  # means over the epoch's steps
+    classification_loss: float
+    box_loss: float
+    metrics: dict[str, float]  # the 12 COCO numbers on the validation split
+    per_class: dict[str, float]
+    best_f1_scores: dict[str, float]
+    lr: float  # of the last step
+    train_seconds: float
+    eval_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return self.train_seconds + self.eval_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Trainer:
+    """Trains one config on one dataset with one seed.
+
+    `threads` are not set here: on CPU, equal numbers need torch.set_num_threads to be equal too.
+    """
+
+    def __init__(
+        self,
+        config: DetectorConfig,
+        data: TrainingData,
+        seed: int,
+        device: str | torch.device | None = None,
+        official_eval: bool = False,
+    ) -> None:
+        self.config, self.data, self.seed = config, data, seed
+        self.device = torch.device(device or default_device())
+        reader = ConsumedConfig(config)
+        reading = cast(DetectorConfig, reader)
+        canvas = tuple(reading.image_size_px)
+        if data.train.images.shape[1:3] != canvas:
+            raise ConfigError(f"the data is decoded onto {data.train.images.shape[1:3]}, the config asks for {canvas}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = Detector(reading, len(data.dataset.class_names))
+        if reading.channels_last:
+            model = cast(Detector, model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        self.model = model.to(self.device)
+        self.batches = TrainingBatches(reading, data, seed, self.device)
+        self.optimizer = make_optimizer(self.model, reading, self.device)
+        self.learning_rate = LearningRate(reading, self.batches.steps)
+        self.clip_norm = reading.clip_norm
+        self.bf16 = wants_bf16(reading.precision, self.device)
+        decay = reading.ema_decay
+        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+        self.eval_batch_size = min(2 * reading.batch_size, 16)
+        reader.check()
+        self.official_eval = official_eval
+        self._evaluators: dict[str, Evaluator] = {}
+        self.history: list[EpochResult] = []
+        self.detections: list[dict[str, Any]] = []  # COCO rows of the last evaluation, original pixels
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained so far."""
+        return len(self.history)
+
+    def step(self) -> EpochResult:
+        """Trains the next epoch and evaluates it.
+
+        Raises: DivergedError where the loss is no longer a number; the trainer must not be used after that.
+        """
+        start = time.perf_counter()
+        classification, box = self._train_epoch(self.epoch + 1)
+        trained = time.perf_counter()
+        metrics, self.detections = self.evaluate()
+        result = EpochResult(
+            epoch=self.epoch + 1,
+            train_loss=classification + box,
+            classification_loss=classification,
+            box_loss=box,
+            metrics=metrics.values,
+            per_class=metrics.per_class,
+            best_f1_scores=metrics.best_f1_scores,
+            lr=self.optimizer.param_groups[0]["lr"],
+            train_seconds=trained - start,
+            eval_seconds=time.perf_counter() - trained,
+        )
+        self.history.append(result)
+        return result
+
+    def _train_epoch(self, number: int) -> tuple[float, float]:
+        """Mean classification and box loss of the epoch. The device is waited for once, at the end."""
+        self.model.train()
+        first = (number - 1) * self.batches.steps
+        losses = torch.zeros(self.batches.steps, 2, device=self.device)
+        for step, (images, targets) in enumerate(self.batches.epoch(number)):
+            losses[step] = self.train_batch(images, targets, self.learning_rate.at(first + step))
+        on_host = losses.cpu()
+        finite = torch.isfinite(on_host).all(dim=1)
+        if not bool(finite.all()):
+            bad = int((~finite).int().argmax())
+            raise DivergedError(number, first + bad + 1, float(on_host[bad].sum()))
+        classification, box = on_host.mean(dim=0).tolist()
+        return classification, box
+
+    def train_batch(self, images: torch.Tensor, targets: Any, lr: float) -> torch.Tensor:
+        """One optimizer step on a batch; returns the detached (classification, box) losses, still on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with self._autocast():
+            classification, box = self.model.losses(images, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        (classification + box).backward()
+        if self.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        return torch.stack([classification.detach(), box.detach()])
+
+    def evaluate(self, split: str = "val") -> tuple[Metrics, list[dict[str, Any]]]:
+        """COCO numbers and detections on `val` or `test`."""
+        cached = self.data.val if split == "val" else self.data.test
+        assert cached is not None, f"no {split} split"
+        detections = self.detect(cached)
+        if split not in self._evaluators:
+            self._evaluators[split] = Evaluator(
+                coco_ground_truth(cached.split), self.data.dataset.area_ranges_px, self.official_eval
+            )
+        return self._evaluators[split](detections), detections
+
+    @torch.no_grad()
+    def detect(self, cached: CachedSplit) -> list[dict[str, Any]]:
+        """Detections on a split as COCO rows (image id = position + 1, boxes xywh in original pixels)."""
+        model = self.evaluated_model().eval()
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(cached), self.eval_batch_size):
+            index = np.arange(start, min(start + self.eval_batch_size, len(cached)))
+            images, _, _ = load_batch(cached, index, self.device)
+            normalised = ((images / 255.0 - self.batches.mean) / self.batches.std).permute(0, 3, 1, 2)
+            with self._autocast():
+                logits, box_regression = model(normalised)
+            found = model.postprocess(logits, box_regression, model.anchors_xyxy)
+            rows += detections_as_coco(found.cpu(), cached, start)
+        return rows
+
+    def evaluated_model(self) -> Detector:
+        """The model whose scores are reported: the averaged weights where EMA is on."""
+        return cast(Detector, self.ema.module) if self.ema is not None else self.model
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on as if nothing had happened: tensors and plain values only."""
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+            "fingerprint": self.data.fingerprint,
+            "class_names": self.data.dataset.class_names,
+            "channel_mean": self.batches.mean.tolist(),
+            "channel_std": self.batches.std.tolist(),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "history": [result.to_dict() for result in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint of the same config, data and seed.
+
+        Raises: ConfigError naming what differs.
+        """
+        mine = {"config": self.config.to_dict(), "seed": self.seed, "fingerprint": self.data.fingerprint}
+        for name, value in mine.items():
+            if state.get(name) != value:
+                raise ConfigError(f"a checkpoint goes on with its own {name}; it has {state.get(name)!r}, this is {value!r}")
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [EpochResult(**row) for row in state["history"]]
+
+
+def default_device() -> str:
+    """cuda where there is one, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def wants_bf16(precision: str, device: torch.device) -> bool:
+    """Whether layers run in bfloat16: `auto` does where the hardware multiplies it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions bf16 convolutions are emulated, several times slower than fp32.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def make_optimizer(model: nn.Module, config: DetectorConfig, device: torch.device) -> torch.optim.Optimizer:
+    """SGD or AdamW in two groups: weight decay acts on weights, not on norms and biases."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.adam_beta2), fused=True)
+
+
+def detections_as_coco(found: Detections, cached: CachedSplit, start: int) -> list[dict[str, Any]]:
+    """Flat detections of the batch at `start` as COCO rows, back in the images' own pixels."""
+    position = found.image_index.numpy() + start
+    boxes = found.boxes_xyxy.double().numpy() / cached.scales[position][:, None]
+    limits = np.array([[record.width, record.height] for record in cached.split.images], dtype=np.float64)[position]
+    boxes = np.minimum(boxes.reshape(-1, 2, 2), limits[:, None]).reshape(-1, 4)
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    rows = zip(position.tolist(), found.labels.tolist(), xywh.tolist(), found.scores.tolist(), strict=True)
+    return [{"image_id": p + 1, "category_id": k + 1, "bbox": box, "score": score} for p, k, box, score in rows]
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint so that a crash leaves the old or the new one, never half; the old one is kept beside it."""
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        torch.save(state, file)
+    if path.exists():
+        path.replace(previous_checkpoint(path))
+    unfinished.replace(path)
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """Where `save_checkpoint` leaves the checkpoint before the newest."""
+    return path.with_suffix(".previous.pt")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The newest readable checkpoint at `path` (a torn one falls back to the one before), or None. No code is unpickled."""
+    for candidate in (path, previous_checkpoint(path)):
+        if candidate.is_file():
+            try:
+                state = torch.load(candidate, map_location="cpu", weights_only=True)
+            except Exception:  # torn or foreign: torch raises many kinds for it
+                continue
+            if isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT:
+                return state
+    return None

@@ -1,0 +1,1 @@
+"""The search: trials, rungs and proposals on Ray Tune."""

@@ -1,0 +1,1 @@
+"""Search spaces: what may vary around which base; no torch, no ray."""
