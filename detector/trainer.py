@@ -262,12 +262,12 @@ def detections_as_coco(found: Detections, cached: CachedSplit, start: int) -> li
     return [{"image_id": p + 1, "category_id": k + 1, "bbox": box, "score": score} for p, k, box, score in rows]
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint so that a crash leaves the old or the new one, never half; the old one is kept beside it."""
+def save_checkpoint(state: dict[str, Any], path: Path, keep_previous: bool = True) -> None:
+    """Writes a checkpoint so that a crash leaves the old or the new one, never half; the old one may be kept beside it."""
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("wb") as file:
         torch.save(state, file)
-    if path.exists():
+    if keep_previous and path.exists():
         path.replace(previous_checkpoint(path))
     unfinished.replace(path)
 

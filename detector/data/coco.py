@@ -80,6 +80,21 @@ class DataSource:
     test: tuple[Path, Path] | None = None
     name: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values with absolute paths, for study.json and workers."""
+        plain: dict[str, Any] = {"name": self.name}
+        for split in ("train", "val", "test"):
+            pair = getattr(self, split)
+            plain[split] = [str(path.resolve()) for path in pair] if pair else None
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> DataSource:
+        """The inverse of `to_dict`."""
+        pairs = {s: (Path(plain[s][0]), Path(plain[s][1])) if plain.get(s) else None for s in ("train", "val", "test")}
+        assert pairs["train"] and pairs["val"]
+        return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"])
+
     @classmethod
     def from_folder(cls, folder: str | Path) -> DataSource:
         """train.json, val.json, optional test.json and images/ of a folder.

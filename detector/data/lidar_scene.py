@@ -22,7 +22,7 @@ REPORT_CLASS_COUNTS = {
 # Boxes per image of a full turn: quantiles of the report's training set (ends by extrapolation).
 BOXES_PER_IMAGE = ((0.0, 0.1, 0.5, 0.9, 1.0), (1.0, 4.0, 12.0, 17.0, 24.0))
 # Some of what is placed ends up hidden behind something else: placed objects per visible one, calibrated on 400 images.
-PLACED_PER_VISIBLE = 1.14
+PLACED_PER_VISIBLE = 1.24
 # Apparent height in pixels is log-normal about the class's median in the report; its overall 10/50/90 % quantiles
 # (10.5, 22, 51) give the spread. Distance follows from real height and apparent height.
 APPARENT_HEIGHT_PX = {"car": 25, "truck": 43, "bus": 24, "bicycle": 25, "person": 26, "ride": 31, "scooter": 30}
@@ -194,7 +194,7 @@ def make_ride(x: float, y: float, yaw: float, rng: np.random.Generator) -> list[
 # a free spot less often than they are drawn and buses hide less, which the two factors make good, as seen on 400 images).
 _LONE = max(0, REPORT_CLASS_COUNTS["bicycle"] + REPORT_CLASS_COUNTS["scooter"] - REPORT_CLASS_COUNTS["rider"])
 PLACED = {
-    "car": (make_car, 1.6, 2.0, 1.2 * REPORT_CLASS_COUNTS["car"]),
+    "car": (make_car, 1.6, 2.0, 1.4 * REPORT_CLASS_COUNTS["car"]),
     "truck": (make_truck, 3.5, 4.0, REPORT_CLASS_COUNTS["truck"]),
     "bus": (make_bus, 3.1, 6.2, 0.75 * REPORT_CLASS_COUNTS["bus"]),
     "person": (make_person, 1.72, 0.45, REPORT_CLASS_COUNTS["person"]),

@@ -30,8 +30,12 @@ STEM_CHANNELS = 64
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """`channels` x width, rounded to a multiple of 8 (what vector units like), at least 8."""
-    return max(8, int(channels * width / 8 + 0.5) * 8)
+    """`channels` x width, rounded to a multiple of 8 (what vector units like), at least 16.
+
+    With 8 channels, oneDNN's backward pass of the 1x1 stride-2 shortcut ends the process with a segmentation fault
+    (torch 2.14.1, AVX-512): a machine's crash must not hang on a width.
+    """
+    return max(16, int(channels * width / 8 + 0.5) * 8)
 
 
 class ResNetTrunk(nn.Module):

@@ -1,0 +1,204 @@
+"""The tables of a study: a row a trial (leaderboard), a row a configuration (configs), one summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from results.records import StudyState, Trial
+
+Row = dict[str, Any]
+
+
+def load_state(plan: dict[str, Any], records: Iterable[dict[str, Any]]) -> StudyState:
+    """The study's state from its plan and journal."""
+    return StudyState.replay(records, plan["metric"], plan["levels"])
+
+
+def varied_fields(state: StudyState) -> list[str]:
+    """The searched fields that take more than one value over the study's trials, in the space's order."""
+    names = dict.fromkeys(name for trial in state.trials.values() for name in trial.varied)
+    return [name for name in names if len({repr(t.config.get(name)) for t in state.trials.values()}) > 1]
+
+
+def ranking_key(trial: Trial, metric: str) -> tuple[float, float, int]:
+    """Sorts best first: highest rung, then highest score, then first created."""
+    score = trial.best_score(metric)
+    return (-trial.rung, math.inf if math.isnan(score) else -score, trial.number)
+
+
+def leaderboard(state: StudyState) -> list[Row]:
+    """A row a trial, best first; scores are those of the trial's best epoch by the study's metric."""
+    fields = varied_fields(state)
+    rows = []
+    for trial in sorted(state.trials.values(), key=lambda t: ranking_key(t, state.metric)):
+        best = trial.best_epoch(state.metric)
+        scores = trial.epochs[best]["metrics"] if best else {}
+        row: Row = {
+            "trial": trial.id, "number": trial.number, "config": trial.config_hash, "role": trial.role,
+            "state": state.final_state(trial), "seed": trial.seed,
+            "rung": state.levels[trial.rung] if trial.rung >= 0 else 0, "epochs": trial.last_epoch,
+            "best_epoch": best or 0,
+        }  # fmt: skip
+        for name in ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"):
+            row[name] = scores.get(name, math.nan)
+        if state.metric not in row:
+            row[state.metric] = trial.best_score(state.metric)
+        row["seconds"] = trial.seconds
+        rows.append({**row, **{name: trial.config.get(name) for name in fields}})
+    return rows
+
+
+def configurations(state: StudyState) -> list[Row]:
+    """A row a configuration, best first: this table ranks.
+
+    n counts trials of the configuration on fresh seeds where there are any (role final), else those of the search;
+    optimism is the search's score minus the mean on fresh seeds.
+    """
+    groups: dict[str, list[Trial]] = defaultdict(list)
+    for trial in state.trials.values():
+        if trial.role in ("search", "final"):
+            groups[trial.config_hash].append(trial)
+    fields = varied_fields(state)
+    rows = []
+    for config_hash, trials in groups.items():
+        final = [t for t in trials if t.role == "final"]
+        scored = [s for t in (final or trials) if not math.isnan(s := t.best_score(state.metric))]
+        found = [s for t in trials if t.role == "search" and not math.isnan(s := t.best_score(state.metric))]
+        mean = statistics.fmean(scored) if scored else math.nan
+        best_rung = max(t.rung for t in trials)
+        row: Row = {
+            "config": config_hash,
+            "trial": min(trials, key=lambda t: ranking_key(t, state.metric)).id,
+            "n": len(scored),
+            f"{state.metric}_mean": mean,
+            f"{state.metric}_sd": statistics.stdev(scored) if len(scored) > 1 else math.nan,
+            "best_rung": state.levels[best_rung] if best_rung >= 0 else 0,
+            "optimism": found[0] - mean if final and found and scored else math.nan,
+        }
+        rows.append({**row, **{name: trials[0].config.get(name) for name in fields}})
+    return sorted(rows, key=lambda r: (-r["best_rung"], _last_if_nan(r[f"{state.metric}_mean"])))
+
+
+def _last_if_nan(score: float) -> float:
+    return math.inf if math.isnan(score) else -score
+
+
+def sessions(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The journal parted at each start or resume of the study."""
+    parts: list[list[dict[str, Any]]] = []
+    for record in records:
+        if record["event"] == "session_started":
+            parts.append([])
+        if parts:
+            parts[-1].append(record)
+    return parts
+
+
+def wall_seconds(records: Sequence[dict[str, Any]]) -> float:
+    """From start to last sign of life, summed over the study's sessions."""
+    return sum(part[-1]["time"] - part[0]["started"] for part in sessions(records))
+
+
+def train_share(records: Sequence[dict[str, Any]]) -> float:
+    """Seconds inside Trainer.step / (slots x time from the start of the first epoch to the end of the last).
+
+    A lone leg that was given the idle slots' cores as threads occupies those slots; each session counts for itself.
+    """
+    busy = available = 0.0
+    for part in sessions(records):
+        epochs = [record for record in part if record["event"] == "epoch" and not record.get("absorbed")]
+        if not epochs:
+            continue
+        slots, threads = part[0]["slots"], part[0]["threads"]
+        busy += sum(record["seconds"] * record["threads"] / threads for record in epochs)
+        start = min(record["time"] - record["seconds"] for record in epochs)
+        available += slots * (max(record["time"] for record in epochs) - start)
+    return busy / available if available else math.nan
+
+
+def summary(plan: dict[str, Any], state: StudyState) -> Row:
+    """The study in one object (summary.json); trials, finished, pruned, failed and best count the search alone."""
+    searched = [trial for trial in state.trials.values() if trial.role == "search"]
+    states = [state.final_state(trial) for trial in searched]
+    best = state.best_trial()
+    epoch = best.best_epoch(state.metric) if best else None
+    share = train_share(state.records)
+    tests = {r["which"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
+    return {
+        "study": plan["name"],
+        "metric": state.metric,
+        "trials": len(searched),
+        **{name: states.count(name) for name in ("finished", "pruned", "failed", "diverged", "infeasible", "stopped")},
+        "best": None
+        if best is None or epoch is None
+        else {
+            "trial": best.id,
+            "config": best.config_hash,
+            "epoch": epoch,
+            state.metric: best.best_score(state.metric),
+            "mAP": best.epochs[epoch]["metrics"]["mAP"],
+            "AP50": best.epochs[epoch]["metrics"]["AP50"],
+        },
+        "base": _base_scores(searched, state.metric),
+        **({"test": tests} if tests else {}),
+        "epochs": sum(len(trial.epochs) for trial in searched),
+        "wall_seconds": round(wall_seconds(state.records), 1),
+        "train_share": None if math.isnan(share) else round(share, 4),
+        "ended": state.ended,
+        "dataset": plan["dataset"],
+        "versions": plan["versions"],
+    }
+
+
+def _base_scores(searched: list[Trial], metric: str) -> Row | None:
+    base = next((trial for trial in searched if trial.number == 1), None)
+    epoch = base.best_epoch(metric) if base else None
+    if base is None or epoch is None:
+        return None
+    scores = base.epochs[epoch]["metrics"]
+    return {"trial": base.id, "epochs": base.last_epoch, "mAP": scores["mAP"], "AP50": scores["AP50"]}
+
+
+def as_csv(rows: list[Row]) -> str:
+    """Rows as CSV; empty cells for NaN and None."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=_columns(rows), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    return out.getvalue()
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """Rows as a Markdown table, numbers at three significant decimals."""
+    names = _columns(rows)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(show(row.get(name)) for name in names) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _columns(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return value
+
+
+def show(value: Any) -> str:
+    """A cell for people: scores with three decimals, other floats with four digits, "-" for nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0.001 <= abs(value) < 100 else f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return "(" + " ".join(show(item) for item in value) + ")"
+    return str(value)

@@ -1,0 +1,136 @@
+"""How a study ends: why each trial stopped, the held-out test, and what the user reads last."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from results.importance import effects
+from results.records import StudyState, Trial
+from results.tables import configurations, ranking_key, show
+from search.engine import Engine
+from search.plan import Study
+from search.progress import describe_values
+from search.rungs import Rung, Scheduler
+
+SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
+CHANCE_SHOWN = 0.1  # effects that a shuffle reaches more often than this are not called effects
+
+
+def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
+    """Journals why each paused trial was not promoted, and the study's end; returns the reason."""
+    rungs = [Rung(dict(scores), promoted) for scores, promoted in zip(engine.state.arrivals, engine.state.promoted, strict=True)]
+    for trial in list(engine.state.trials.values()):
+        if not trial.outcome and trial.leg_target is None and trial.rung >= 0:
+            reason = scheduler.explain(rungs, trial.id, trial.rung)
+            if reason != trial.reason:
+                engine.record("trial_pruned", trial=trial.id, reason=reason)
+    reason = "interrupted" if interrupted else "max_hours" if engine.out_of_time else "space_exhausted" if engine.exhausted else "done"
+    engine.record("study_ended", reason=reason)
+    return reason
+
+
+def score_on_test(study: Study, engine: Engine, say: Any) -> None:
+    """Scores base and best on the held-out split, once per study, from their best epochs' weights."""
+    if not study.plan["dataset"]["test_images"]:
+        say("--test: the dataset has no test.json; nothing was scored")
+        return
+    done = {record["which"]: record["trial"] for record in engine.state.records if record["event"] == "test_scored"}
+    best, base = engine.state.best_trial(), next(iter(engine.state.trials.values()), None)
+    for which, trial in (("base", base), ("best", best)):
+        if trial is None:
+            continue
+        if which in done:
+            say(f"--test: {which} was scored before (trial {done[which]}); the held-out split is touched once")
+            continue
+        job = {"folder": str(study.folder), "trial": trial.id, "source": study.plan["source"], "skip_bad": study.plan["skip_bad"]}
+        run = subprocess.run(
+            [sys.executable, "-m", "search.heldout", json.dumps(job)], capture_output=True, text=True, check=False
+        )
+        if run.returncode:
+            say(f"--test: scoring {which} (trial {trial.id}) failed: {run.stderr.strip().splitlines()[-1:]}")
+            continue
+        metrics = json.loads(run.stdout)
+        engine.record("test_scored", trial=trial.id, which=which, metrics=metrics)
+        say(f"    test  {which} (trial {trial.number}): mAP {metrics['mAP']:.3f}, AP50 {metrics['AP50']:.3f}")
+
+
+def resume_command(study: Study) -> str:
+    """The command that continues a study."""
+    where = f" --runs-dir {study.folder.parent}" if str(study.folder.parent) != "runs" else ""
+    return f"python -m search.run --space {study.plan['space']['space']} --resume --name {study.folder.name}{where}"
+
+
+def print_closing(study: Study, state: StudyState, told: dict[str, Any], reason: str, console: Console) -> None:
+    """The ranking, what varied and mattered, why trials were pruned, and three next commands."""
+    if reason == "interrupted":
+        console.print("interrupted; the table so far:", highlight=False)
+    console.print(ranking(state))
+    best, base = told["best"], told["base"]
+    if best:
+        text = f"best: mAP {best['mAP']:.3f}, AP50 {best['AP50']:.3f} (trial {state.trials[best['trial']].number}, {best['trial']})"
+        if base:
+            text += f"; base: mAP {base['mAP']:.3f}, AP50 {base['AP50']:.3f} after {base['epochs']} epochs"
+        _say(console, text)
+    _say(
+        console,
+        f"{told['trials']} trials: {told['finished']} finished, {told['pruned']} pruned, {told['failed']} failed, "
+        f"{told['diverged']} diverged, {told['stopped']} stopped; {told['epochs']} epochs in {told['wall_seconds'] / 60:.1f} min, "
+        f"train_share {show(told['train_share'])}",
+    )
+    _print_effects(state, console)
+    _print_reasons(state, console)
+    run = study.folder
+    _say(console, "\nnext:")
+    _say(console, f"  tensorboard --logdir {run}")
+    _say(console, f"  python -m detector.train --config {run / 'best.yaml'} --data {_data_argument(study)} --out {run.name}-best")
+    more = "" if reason == "interrupted" else f" --trials {study.plan['trials'] * 2}"
+    _say(console, f"  {resume_command(study)}{more}")
+    _say(console, f"results: {run / 'results'} (report.html, leaderboard.csv, configs.csv, curves.png)")
+
+
+def ranking(state: StudyState) -> Table:
+    """The best configurations as a terminal table."""
+    table = Table(title="configurations, best first", title_justify="left")
+    for heading in ("config", "trial", f"{state.metric}", "rung", "n", "what differs from the base"):
+        table.add_column(heading, no_wrap=heading != "what differs from the base")
+    for position, row in enumerate(configurations(state)[:SHOWN_CONFIGS]):
+        trial = state.trials[row["trial"]]
+        cells = [row["config"], str(trial.number), show(row[f"{state.metric}_mean"]), str(row["best_rung"]), str(row["n"])]
+        table.add_row(*cells, describe_values(trial.varied) or "base", style="bold" if position == 0 else None)
+    return table
+
+
+def _print_effects(state: StudyState, console: Console) -> None:
+    found = [effect for effect in effects(state) if effect.chance <= CHANCE_SHOWN][:SHOWN_EFFECTS]
+    _say(console, f"\nwhat varied and mattered at the first rung ({state.levels[0]} epochs; association, few trials):")
+    for effect in found:
+        _say(console, f"  {effect.field}: {effect.direction}; {effect.share:.0%} of the rank variance, by chance {effect.chance:.0%} (n={effect.n})")
+    if not found:
+        _say(console, f"  nothing stands out from chance (at {CHANCE_SHOWN:.0%}) in {len(state.arrivals[0]) if state.arrivals else 0} trials")
+
+
+def _print_reasons(state: StudyState, console: Console) -> None:
+    stopped = sorted((t for t in state.trials.values() if t.reason), key=lambda t: ranking_key(t, state.metric))
+    if stopped:
+        _say(console, "\nwhy trials were not continued:")
+    for trial in stopped:
+        _say(console, f"  trial {trial.number:>3} {trial.id}: {state.final_state(trial)}: {_why(trial)}")
+
+
+def _why(trial: Trial) -> str:
+    return trial.reason if trial.outcome != "failed" else f"{trial.reason} (traceback in trials/{trial.id}/error.txt)"
+
+
+def _data_argument(study: Study) -> str:
+    return str(Path(study.plan["source"]["train"][0]).parent)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,139 @@
+"""How long a study will take: one-batch probes of some configs, then the scheduler run in simulated time."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.rungs import Rung, Scheduler
+
+SECONDS_PER_LEG = 0.6  # between two legs on a slot: Tune's turn-around, model built, checkpoint read
+SECONDS_TO_START = 14.0  # Ray up, torch imported by every worker
+SECONDS_TO_REPORT = 6.0  # tables, curves, TensorBoard
+LONE_SPEEDUP = 1.4  # of a leg that may use a second core (measured 1.46 on convolutions of this size)
+PROBED_CONFIGS = 4  # beside the base
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a study is expected to train and take."""
+
+    epochs: float
+    seconds: float
+    trials_by_rung: list[int]
+
+
+def simulate(
+    scheduler: Scheduler, trials: int, slots: int, epoch_seconds: Sequence[float], repeats: int = 9, seed: int = 0
+) -> Forecast:
+    """Medians over `repeats` studies whose trials have random, fixed ranks; epoch_seconds are drawn from per trial."""
+    runs = [_simulate_once(scheduler, trials, slots, epoch_seconds, random.Random(seed + n)) for n in range(repeats)]
+    by_rung = [round(statistics.median(run[2][k] for run in runs)) for k in range(len(scheduler.levels))]
+    return Forecast(statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs), by_rung)
+
+
+def _simulate_once(
+    scheduler: Scheduler, trials: int, slots: int, epoch_seconds: Sequence[float], rng: random.Random
+) -> tuple[float, float, list[int]]:
+    levels = scheduler.levels
+    rungs = [Rung() for _ in levels]
+    quality = {str(n): rng.random() for n in range(trials)}
+    cost = {str(n): epoch_seconds[n % len(epoch_seconds)] for n in range(trials)}
+    created, now, epochs = 0, 0.0, 0
+    running: list[tuple[float, str, int]] = []  # (end, trial, rung to reach)
+    while True:
+        while len(running) < slots:
+            promotion = scheduler.next_promotion(rungs)
+            if promotion is not None:
+                trial, below = promotion
+                rungs[below].promoted.add(trial)
+                rung = below + 1
+            elif created < trials:
+                trial, rung, created = str(created), 0, created + 1
+            else:
+                break
+            length = levels[rung] - (levels[rung - 1] if rung else 0)
+            epochs += length
+            seconds = length * cost[trial] + SECONDS_PER_LEG
+            if not running and created == trials and slots > 1:
+                seconds /= LONE_SPEEDUP
+            heapq.heappush(running, (now + seconds, trial, rung))
+        if not running:
+            return epochs, now, [len(rung.scores) for rung in rungs]
+        now, trial, rung = heapq.heappop(running)
+        rungs[rung].scores[trial] = quality[trial]
+
+
+def probe_epoch_seconds(
+    configs: list[dict[str, Any]], source: dict[str, Any], skip_bad: bool, slots: int, threads: int
+) -> list[float]:
+    """Seconds per epoch of each config, as many probed side by side as trials will run, in processes of their own."""
+    import json
+
+    jobs = [json.dumps({"configs": configs[n::slots], "source": source, "skip_bad": skip_bad, "threads": threads}) for n in range(slots)]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "search.forecast", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        for job in jobs
+        if json.loads(job)["configs"]
+    ]
+    seconds: list[float] = []
+    for worker in workers:
+        out, err = worker.communicate()
+        if worker.returncode:
+            raise RuntimeError(f"the probe failed: {err.strip().splitlines()[-1] if err.strip() else worker.returncode}")
+        seconds += json.loads(out)
+    return seconds
+
+
+def _probe(job: dict[str, Any]) -> list[float]:
+    import torch
+
+    from detector.config import DetectorConfig
+    from detector.data.batches import load_training_data
+    from detector.data.coco import DataSource
+    from detector.trainer import Trainer
+
+    torch.set_num_threads(job["threads"])
+    seconds = []
+    for values in job["configs"]:
+        config = DetectorConfig.from_dict(values)
+        data = load_training_data(DataSource.from_dict(job["source"]), config.image_size_px, job["skip_bad"])
+        trainer = Trainer(config, data, seed=0)
+        seconds.append(_epoch_seconds(trainer))
+    return seconds
+
+
+def _epoch_seconds(trainer: Any) -> float:
+    """A warm batch's time times the steps, plus the evaluation's share of a few batches."""
+    import copy
+
+    batches = trainer.batches.epoch(1)
+    times = []
+    for _ in range(min(5, trainer.batches.steps)):
+        start = time.perf_counter()
+        images, targets = next(batches)
+        trainer.train_batch(images, targets, trainer.config.lr)
+        times.append(time.perf_counter() - start)
+    few = copy.copy(trainer.data.val)
+    few.images = few.images[: 2 * trainer.eval_batch_size]
+    start = time.perf_counter()
+    trainer.detect(few)
+    evaluation = (time.perf_counter() - start) * len(trainer.data.val) / len(few)
+    return float(statistics.median(times[1:] or times) * trainer.batches.steps + evaluation)
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(_probe(json.loads(sys.argv[1]))))

@@ -1,0 +1,33 @@
+"""Scores one trial's best epoch on the held-out split, in a process of its own: prints the COCO numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from search.leg import BEST
+
+
+def score(job: dict[str, Any]) -> dict[str, float]:
+    """The 12 COCO numbers on the test split."""
+    from detector.config import DetectorConfig
+    from detector.data.batches import load_training_data
+    from detector.data.coco import DataSource
+    from detector.trainer import Trainer, load_checkpoint
+
+    state = load_checkpoint(Path(job["folder"]) / "trials" / job["trial"] / BEST)
+    if state is None:
+        raise SystemExit(f"trial {job['trial']} has no {BEST}")
+    config = DetectorConfig.from_dict(state["config"])
+    data = load_training_data(DataSource.from_dict(job["source"]), config.image_size_px, job["skip_bad"])
+    trainer = Trainer(config, data, state["seed"])
+    trainer.model.load_state_dict(state["model"])
+    if trainer.ema is not None:
+        trainer.ema.load_state_dict(state["ema"])
+    return trainer.evaluate("test")[0].values
+
+
+if __name__ == "__main__":
+    print(json.dumps(score(json.loads(sys.argv[1]))))

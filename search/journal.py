@@ -1,0 +1,63 @@
+"""The journal's writer: append-only, on disk before the decision that a line records is acted on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from results.records import JournalError
+
+
+class Journal:
+    """Appends records to a file that one driver at a time may hold.
+
+    Raises: JournalError where another driver holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise JournalError(f"{path.parent}: another search is running in this folder; wait for it or stop it") from None
+        self._drop_torn_line()
+
+    def _drop_torn_line(self) -> None:
+        """Cuts what a killed writer left behind the last newline, so that the next line starts clean."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            self._file.truncate(whole)
+
+    def append(self, event: str, **values: Any) -> dict[str, Any]:
+        """Writes one record and returns it as it will be read back; on disk when this returns."""
+        line = json.dumps(_finite({"event": event, "time": round(time.time(), 3), **values}), allow_nan=False)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        record = json.loads(line)
+        assert isinstance(record, dict)
+        return record
+
+    def close(self) -> None:
+        """Releases the file."""
+        self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities as null: JSON has no word for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,165 @@
+"""One leg on a worker: from a trial's checkpoint to its rung, an epoch a step, everything left in the trial's folder.
+
+`LegRunner` knows nothing of Ray; `LegTrainable` hands it to Ray Tune.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Trainable
+
+CHECKPOINT, BEST, DETECTIONS, THREADS, LOG, ERROR = (
+    "checkpoint.pt", "best.pt", "detections.json", "threads", "log.txt", "error.txt",
+)  # fmt: skip
+
+# The decoded datasets that this process has opened, by (source, canvas): the next leg on it starts at once.
+_OPEN_DATA: dict[tuple[str, tuple[int, int]], Any] = {}
+
+
+class LegRunner:
+    """Trains one leg epoch by epoch. Reports are plain values; what goes wrong is reported, not raised."""
+
+    def __init__(self, leg: dict[str, Any], study: dict[str, Any]) -> None:
+        self.leg, self.study = leg, study
+        self.folder = Path(study["folder"]) / "trials" / leg["trial"]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.trainer: Any = None
+        self.threads = study["threads"]
+
+    def step(self) -> dict[str, Any]:
+        """Trains one epoch (none where the checkpoint is at the rung already).
+
+        Returns {"epochs": results to journal, "outcome": "" while it goes on, else reached / diverged / infeasible /
+        error, "reason": ...}.
+        """
+        from detector.trainer import DivergedError
+
+        epochs: list[dict[str, Any]] = []
+        try:
+            if self.trainer is None:
+                self.trainer = self._open()
+                epochs = [{**self._report(result), "absorbed": True} for result in self.trainer.history]  # what the journal may lack
+            if self.trainer.epoch < self.leg["to_epoch"]:
+                epochs.append(self._train_epoch())
+        except DivergedError as error:
+            return self._end(epochs, "diverged", str(error), step=error.step)
+        except MemoryError:
+            return self._end(epochs, "infeasible", "out of memory")
+        except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                return self._end(epochs, "infeasible", "out of memory on the device")
+            (self.folder / ERROR).write_text(traceback.format_exc())
+            return self._end(epochs, "error", f"{type(error).__name__}: {error}")
+        reached = self.trainer.epoch >= self.leg["to_epoch"]
+        return self._end(epochs, "reached" if reached else "")
+
+    def _end(self, epochs: list[dict[str, Any]], outcome: str, reason: str = "", **details: Any) -> dict[str, Any]:
+        if outcome:
+            self._log(f"leg {self.leg['number']} ended: {outcome} {reason}".rstrip())
+        return {"epochs": epochs, "outcome": outcome, "reason": reason, **details}
+
+    def _open(self) -> Any:
+        import torch
+
+        from detector.config import DetectorConfig
+        from detector.trainer import Trainer, load_checkpoint
+
+        torch.set_num_threads(self.threads)
+        config = DetectorConfig.from_dict(self.leg["config"])
+        data = open_data(self.study["source"], config.image_size_px, self.study["skip_bad"])
+        trainer = Trainer(config, data, self.leg["seed"], official_eval=self.study["official_eval"])
+        (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
+        state = load_checkpoint(self.folder / CHECKPOINT)
+        if state is not None:
+            trainer.load_state_dict(state)
+        self._log(f"leg {self.leg['number']}: epochs {trainer.epoch} -> {self.leg['to_epoch']}, {self.threads} threads")
+        return trainer
+
+    def _train_epoch(self) -> dict[str, Any]:
+        import torch
+
+        from detector.trainer import save_checkpoint
+
+        self._follow_thread_change(torch)
+        result = self.trainer.step()
+        state = self.trainer.state_dict()
+        metric = self.study["metric"]
+        scores = [metric_value(row.metrics, row.per_class, metric) for row in self.trainer.history]
+        if scores[-1] > max(scores[:-1], default=-2.0):  # the earliest of equals is the best
+            write_atomically(self.folder / DETECTIONS, json.dumps(self.trainer.detections).encode())
+            best = {key: value for key, value in state.items() if key != "optimizer"}
+            save_checkpoint({**best, "optimizer": None}, self.folder / BEST, keep_previous=False)
+        save_checkpoint(state, self.folder / CHECKPOINT)
+        self._log(
+            f"epoch {result.epoch}: loss {result.train_loss:.4f} mAP {result.metrics['mAP']:.4f} "
+            f"AP50 {result.metrics['AP50']:.4f} in {result.seconds:.1f} s"
+        )
+        return self._report(result)
+
+    def _report(self, result: Any) -> dict[str, Any]:
+        return {**result.to_dict(), "seconds": result.seconds, "leg": self.leg["number"], "threads": self.threads}
+
+    def _follow_thread_change(self, torch: Any) -> None:
+        """A leg that is left alone on the machine may use all its cores; the driver says so in a file."""
+        file = self.folder / THREADS
+        wanted = int(file.read_text()) if file.is_file() else self.study["threads"]
+        if wanted != self.threads:
+            self.threads = wanted
+            torch.set_num_threads(wanted)
+            self._log(f"{wanted} threads from here on")
+
+    def _log(self, line: str) -> None:
+        with (self.folder / LOG).open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
+def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool) -> Any:
+    """The training data on a canvas, opened once per process."""
+    from detector.data.batches import load_training_data
+    from detector.data.coco import DataSource
+
+    key = (json.dumps(source, sort_keys=True), tuple(canvas))
+    if key not in _OPEN_DATA:
+        _OPEN_DATA[key] = load_training_data(DataSource.from_dict(source), canvas, skip_bad)
+    return _OPEN_DATA[key]
+
+
+def metric_value(metrics: dict[str, float], per_class: dict[str, float], metric: str) -> float:
+    """A metric by name; `class:NAME` is a class's AP."""
+    if metric.startswith("class:"):
+        return per_class[metric.removeprefix("class:")]
+    return metrics[metric]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a crash leaves the old one or the new one."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
+class LegTrainable(Trainable):  # type: ignore[misc]
+    """Ray Tune's view of a leg: one process per slot imports torch once and is reused from leg to leg."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.runner = LegRunner(config["leg"], config["study"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.runner = LegRunner(new_config["leg"], new_config["study"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        report = self.runner.step()
+        return {"report": report, "done": bool(report["outcome"])}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a leg's state lies in the trial's folder, and the journal says what is to be trained."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing, as above."""

@@ -1,0 +1,159 @@
+"""Runs an engine's legs on Ray Tune: a Tune trial is one leg, Tune places it, the engine decides what it is.
+
+Tune's scheduler is FIFO and its own state is never read again: a study resumes from the journal. Import this module
+after `resources.start_ray`, which sets what ray reads when it is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.stopper import NoopStopper
+
+from search.engine import Engine
+from search.leg import THREADS, LegTrainable
+from search.resources import Resources
+
+
+class LegSearcher(Searcher):  # type: ignore[misc]
+    """Tune asks it for the next trial; it asks the engine for the next leg."""
+
+    def __init__(self, engine: Engine, study: dict[str, Any], resources: Resources, on_change: Callable[[], None]) -> None:
+        super().__init__(metric=None, mode=None)
+        self.engine, self.study, self.resources, self.on_change = engine, study, resources, on_change
+        self.legs: dict[str, str] = {}  # our trial by Tune's trial id
+
+    def suggest(self, trial_id: str) -> Any:
+        assert len(self.engine.running) < self.resources.slots, "asked for a leg while no slot is free"
+        leg = self.engine.next_leg(threads=self.resources.threads)
+        if leg is None:
+            if self.engine.idle:
+                return Searcher.FINISHED
+            self._give_all_cores_to_a_lone_leg()
+            return None
+        self.legs[trial_id] = leg.trial
+        (Path(self.study["folder"]) / "trials" / leg.trial / THREADS).unlink(missing_ok=True)
+        self.on_change()
+        return {"leg": asdict(leg), "study": self.study}
+
+    def _give_all_cores_to_a_lone_leg(self) -> None:
+        """Nothing can start before the last running leg ends: it may have every core until then."""
+        if len(self.engine.running) != 1 or self.resources.lone_threads == self.resources.threads:
+            return
+        folder = Path(self.study["folder"]) / "trials" / next(iter(self.engine.running))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / THREADS).write_text(str(self.resources.lone_threads))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        for epoch in result.get("report", {}).get("epochs", []):
+            self.engine.on_epoch(self.legs[trial_id], epoch)
+        self.on_change()
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial = self.legs.pop(trial_id, None)
+        if trial is None:
+            return
+        report = (result or {}).get("report", {})
+        for epoch in report.get("epochs", []):
+            self.engine.on_epoch(trial, epoch)
+        if error:
+            self.engine.on_leg_end(trial, "lost", reason="its worker ended")
+        elif report.get("outcome"):
+            details = {key: value for key, value in report.items() if key not in ("epochs", "outcome")}
+            self.engine.on_leg_end(trial, report["outcome"], **details)
+        else:
+            self.engine.on_leg_end(trial, "interrupted", reason="the study was stopped")
+        self.on_change()
+
+    def __reduce__(self) -> Any:
+        """Tune writes its parts down to restore them; ours live in the journal, so an empty one stands in."""
+        return Searcher, ()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as above."""
+
+
+class StopWhenAsked(tune.Stopper):  # type: ignore[misc]
+    """Ends every leg at its next epoch once the study's hours are over, and all at once when interrupted."""
+
+    def __init__(self, engine: Engine, interruption: Interruption) -> None:
+        self.engine, self.interruption = engine, interruption
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.engine.out_of_time
+
+    def stop_all(self) -> bool:
+        return self.interruption.happened
+
+    def __reduce__(self) -> Any:
+        """As the searcher: nothing of Tune's own state is ever read again."""
+        return NoopStopper, ()
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM end the study cleanly; a second one ends it at once (the journal is whole either way)."""
+
+    def __init__(self) -> None:
+        self.happened = False
+
+    def __enter__(self) -> Interruption:
+        self._old = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.happened:
+            raise KeyboardInterrupt
+        self.happened = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def run_legs(engine: Engine, study: dict[str, Any], resources: Resources, on_change: Callable[[], None]) -> bool:
+    """Trains until the engine has nothing left; returns whether it was interrupted (Ctrl-C or SIGTERM).
+
+    Ray must be running.
+    """
+    for name in ("ray.tune", "ray.tune.tune", "ray.tune.execution.tune_controller"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    searcher = LegSearcher(engine, study, resources, on_change)
+    per_trial = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    with tempfile.TemporaryDirectory(prefix="dsearch-") as scratch, Interruption() as interruption:
+        tuner = tune.Tuner(
+            tune.with_resources(LegTrainable, per_trial),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=resources.slots,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="legs",
+                storage_path=scratch,
+                verbose=0,
+                stop=StopWhenAsked(engine, interruption),
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            tuner.fit()
+    for trial in list(engine.running):
+        engine.on_leg_end(trial, "interrupted", reason="the study was stopped")
+    return interruption.happened

@@ -1,0 +1,129 @@
+"""What a running study shows: one live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from results.records import StudyState, Trial
+
+ROWS_SHOWN = 24
+
+
+class Progress:
+    """Follows a study's state; `refresh` after every change."""
+
+    def __init__(self, state: StudyState, expected_epochs: float, slots: int, console: Console) -> None:
+        self.state, self.expected_epochs, self.slots, self.console = state, expected_epochs, slots, console
+        self.live: Live | None = None
+        self.started = time.monotonic()
+        self._printed = len(state.records)
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.live = Live(self.table(), console=self.console, refresh_per_second=2, get_renderable=self.table)
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.live is not None:
+            self.live.__exit__(*error)
+
+    def refresh(self) -> None:
+        """Takes up what is new in the state."""
+        if self.live is not None:
+            self.live.refresh()
+            return
+        for record in self.state.records[self._printed :]:
+            line = self.line(record)
+            if line:
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._printed = len(self.state.records)
+
+    def line(self, record: dict[str, Any]) -> str:
+        """A record in one plain line; "" for what a person need not see."""
+        trial = self.state.trials.get(record.get("trial", ""))
+        if trial is None:
+            return ""
+        name = f"[{time.strftime('%H:%M:%S')}] trial {trial.number:>3} {trial.id}"
+        match record["event"]:
+            case "epoch":
+                score = trial.score(self.state.metric, record["epoch"])
+                best = self.state.best_trial()
+                top = f"{best.best_score(self.state.metric):.3f} (trial {best.number})" if best else "-"
+                return (
+                    f"{name}: epoch {record['epoch']:>2}  {self.state.metric} {_number(score)}  best {top}  "
+                    f"{record['seconds']:.1f} s  ETA {self.eta()}"
+                )
+            case "promoted":
+                return f"{name}: promoted to {record['to_epoch']} epochs"
+            case "leg_ended" if record["outcome"] in ("diverged", "error", "lost", "infeasible", "failed"):
+                return f"{name}: {record['outcome']}: {record.get('reason', '')}"
+        return ""
+
+    def eta(self) -> str:
+        """Minutes to go, from the mean epoch so far and the epochs that the plan expects."""
+        records = [r for t in self.state.trials.values() for r in t.epochs.values()]
+        if not records:
+            return "-"
+        left = max(0.0, self.expected_epochs - len(records)) + 0.5 * len([t for t in self.state.trials.values() if t.leg_target])
+        seconds = left * sum(r["seconds"] for r in records) / len(records) / self.slots
+        return f"{seconds / 60:.1f} min"
+
+    def table(self) -> Table:
+        """The live table: running trials first, then the best of the others."""
+        metric = self.state.metric
+        best = self.state.best_trial()
+        done = sum(len(t.epochs) for t in self.state.trials.values())
+        top = f"best {metric} {best.best_score(metric):.3f} (trial {best.number})" if best else "no score yet"
+        passed = time.strftime("%M:%S", time.gmtime(time.monotonic() - self.started))
+        table = Table(title=f"{len(self.state.trials)} trials, {done} epochs, {top}, {passed} passed, ETA {self.eta()}")
+        for heading in ("trial", "id", "state", "rung", "epoch", metric, "best", "what differs from the base"):
+            table.add_column(heading, no_wrap=heading != "what differs from the base", overflow="ellipsis")
+        trials = sorted(self.state.trials.values(), key=lambda t: (t.leg_target is None, -t.rung, -_rank(t, metric)))
+        for trial in trials[:ROWS_SHOWN]:
+            table.add_row(*self._row(trial), style="bold" if trial.leg_target is not None else None)
+        return table
+
+    def _row(self, trial: Trial) -> list[str]:
+        metric = self.state.metric
+        last = trial.score(metric, trial.last_epoch) if trial.epochs else math.nan
+        if trial.leg_target is not None:
+            state = f"running to {trial.leg_target}"
+        else:
+            state = trial.outcome or "paused"
+        rung = str(self.state.levels[trial.rung]) if trial.rung >= 0 else "-"
+        return [
+            str(trial.number), trial.id, state, rung, str(trial.last_epoch), _number(last),
+            _number(trial.best_score(metric)), describe_values(trial.varied, 4) or "base",
+        ]  # fmt: skip
+
+
+def describe_values(values: dict[str, Any], most: int | None = None) -> str:
+    """`name=value` pairs for people, short numbers."""
+    shown = list(values.items())[:most]
+    more = ", .." if most is not None and len(values) > most else ""
+    return ", ".join(f"{name}={short(value)}" for name, value in shown) + more
+
+
+def short(value: Any) -> str:
+    """A value for people: four significant digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return "(" + " ".join(short(item) for item in value) + ")"
+    return str(value)
+
+
+def _number(score: float) -> str:
+    return "-" if math.isnan(score) else f"{score:.3f}"
+
+
+def _rank(trial: Trial, metric: str) -> float:
+    score = trial.best_score(metric)
+    return -1.0 if math.isnan(score) else score

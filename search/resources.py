@@ -1,0 +1,98 @@
+"""What a study may use: slots, threads, devices; and Ray started so that nothing listens beyond this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+OBJECT_STORE_BYTES = 128 * 1024 * 1024  # only small reports travel; images come from the memory-mapped cache
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How trials share the machine."""
+
+    slots: int  # legs at a time
+    cpus_per_trial: float
+    gpus_per_trial: float
+    threads: int  # of torch per leg
+    lone_threads: int  # of a leg that is left alone
+    device: str  # cpu or the GPU's name
+
+    def describe(self) -> str:
+        each = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        gpu = f" and {self.gpus_per_trial:g} GPU" if self.gpus_per_trial else ""
+        return f"{self.slots} trials at a time, {each}{gpu} each, on {self.device}"
+
+
+def count_gpus() -> tuple[int, str]:
+    """(number of NVIDIA GPUs, name of the first), asked of the driver without importing torch."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0, ""
+    names = [line.split(":", 1)[1].split("(")[0].strip() for line in listed.splitlines() if line.startswith("GPU ")]
+    return len(names), names[0] if names else ""
+
+
+def plan_resources(
+    cpus_per_trial: float | None, gpus_per_trial: float | None, concurrent: int | None, trials: int, use_gpu: bool
+) -> Resources:
+    """Slots for a machine. On CPU a trial gets one core (two single threads beat one trial on two by a third here:
+    benchmarks/NOTES.md); on GPUs one GPU each.
+
+    Raises: ValueError where a trial asks for more than there is.
+    """
+    cores = len(os.sched_getaffinity(0))
+    gpus, name = count_gpus() if use_gpu else (0, "")
+    per_gpu = (gpus_per_trial if gpus_per_trial is not None else 1.0) if gpus else (gpus_per_trial or 0.0)
+    if per_gpu > gpus:
+        raise ValueError(f"--gpus-per-trial {per_gpu:g} asks for more GPUs than the {gpus} of this machine")
+    per_cpu = cpus_per_trial if cpus_per_trial is not None else (max(1.0, cores * per_gpu // gpus) if gpus else 1.0)
+    if not 0 < per_cpu <= cores:
+        raise ValueError(f"--cpus-per-trial must lie in (0, {cores}] on this machine, got {per_cpu:g}")
+    fit = int(cores // per_cpu)
+    if per_gpu:
+        # A fraction of a GPU packs whole trials onto each; several GPUs per trial share the total.
+        fit = min(fit, gpus * int(1 / per_gpu) if per_gpu < 1 else int(gpus // per_gpu))
+    slots = max(1, min(concurrent or fit, fit, trials))
+    if concurrent is not None and concurrent > fit:
+        raise ValueError(f"--concurrent {concurrent} does not fit: {cores} cores and {gpus} GPUs hold {fit} such trials")
+    threads = max(1, int(per_cpu))
+    return Resources(slots, per_cpu, per_gpu, threads, max(threads, threads * slots), name or "CPU")
+
+
+def start_ray(resources: Resources, temp_dir: str) -> Any:
+    """Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names; returns the module.
+
+    On one machine every listener is put on 127.0.0.1 by a switch that must be set before ray is imported; only with
+    that may its token check be off (a local start would write a token file into the home directory).
+    """
+    joins_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # result.json and CSV of every leg: the journal has it
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "100000"  # Tune's own state is not what we resume from
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # placement.Interruption is the one handler
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    if not joins_cluster:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    if joins_cluster:
+        ray.init(log_to_driver=False, logging_level="ERROR")
+        return ray
+    ray.init(
+        num_cpus=max(1, int(resources.slots * resources.cpus_per_trial + 0.999)),
+        num_gpus=count_gpus()[0] if resources.gpus_per_trial else 0,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=temp_dir,
+        configure_logging=True,
+    )
+    return ray

@@ -1,0 +1,153 @@
+"""What a searched field may be: the distributions of a space, as plain values that samplers translate.
+
+Stepping stone between a person who writes a space and a sampler that draws from it; no torch, no ray, no optuna.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class SpaceError(ValueError):
+    """A space that breaks a rule; the message gives rule, value, place and remedy."""
+
+
+@dataclass(frozen=True)
+class Float:
+    """A number in [low, high], uniform or log-uniform."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, self.log)
+
+    def contains(self, value: Any) -> bool:
+        return isinstance(value, (int, float)) and self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)
+
+    def grid(self, points: int) -> list[Any]:
+        """`points` values from low to high, evenly spaced (in logarithms where log)."""
+        if points == 1 or self.low == self.high:
+            return [self.at(0.5)]
+        return [self.at(n / (points - 1)) for n in range(points)]
+
+    def at(self, share: float) -> float:
+        """The value at a share 0..1 of the way from low to high."""
+        if self.log:
+            return math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        return self.low + share * (self.high - self.low)
+
+    def describe(self) -> str:
+        return f"{self.low:.4g} .. {self.high:.4g}" + (" (log)" if self.log else "")
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number in [low, high]."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, False)
+
+    def contains(self, value: Any) -> bool:
+        return isinstance(value, int) and self.low <= value <= self.high
+
+    def grid(self, points: int) -> list[Any]:
+        """Every value, or `points` of them spread evenly."""
+        count = self.high - self.low + 1
+        if count <= points:
+            return list(range(self.low, self.high + 1))
+        return sorted({round(self.low + n * (count - 1) / max(1, points - 1)) for n in range(points)})
+
+    def describe(self) -> str:
+        return f"{self.low} .. {self.high}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values of any kind."""
+
+    options: tuple[Any, ...]
+
+    def __init__(self, *options: Any) -> None:
+        if not options:
+            raise SpaceError("Choice must have at least one option, got none")
+        object.__setattr__(self, "options", tuple(options))
+
+    def contains(self, value: Any) -> bool:
+        return value in self.options
+
+    def grid(self, points: int) -> list[Any]:
+        """All options: a choice has no order to thin out."""
+        return list(self.options)
+
+    def describe(self) -> str:
+        return " | ".join(str(option) for option in self.options)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A factor in [low, high] (log) on a number that is fitted to the training boxes (see spaces/fitting.py)."""
+
+    low: float
+    high: float
+
+    def around(self, fitted: float) -> Float:
+        """The distribution once the number is known."""
+        return Float(self.low * fitted, self.high * fitted, log=True)
+
+
+@dataclass(frozen=True)
+class When:
+    """A field that is drawn from a distribution which another field's value picks; no case, no draw."""
+
+    field: str
+    cases: Mapping[Any, Float | Integer | Choice]
+
+
+Distribution = Float | Integer | Choice
+SpaceEntry = Distribution | Fitted | When
+
+
+def _check_range(low: float, high: float, log: bool) -> None:
+    if not low <= high:
+        raise SpaceError(f"a range must have low <= high, got {low} .. {high}")
+    if log and low <= 0:
+        raise SpaceError(f"a log range must be positive, got {low} .. {high}")
+
+
+def entry_to_dict(entry: Distribution | When) -> dict[str, Any]:
+    """An entry as plain JSON values, for study.json."""
+    if isinstance(entry, When):
+        cases = [[case, entry_to_dict(option)] for case, option in entry.cases.items()]
+        return {"kind": "when", "field": entry.field, "cases": cases}
+    if isinstance(entry, Choice):
+        return {"kind": "choice", "options": list(entry.options)}
+    if isinstance(entry, Integer):
+        return {"kind": "integer", "low": entry.low, "high": entry.high}
+    return {"kind": "float", "low": entry.low, "high": entry.high, "log": entry.log}
+
+
+def entry_from_dict(plain: Mapping[str, Any]) -> Distribution | When:
+    """The inverse of `entry_to_dict`; JSON's lists become tuples again."""
+    match plain["kind"]:
+        case "when":
+            cases = {as_tuple(case): entry_from_dict(option) for case, option in plain["cases"]}
+            return When(plain["field"], cases)  # type: ignore[arg-type]
+        case "choice":
+            return Choice(*(as_tuple(option) for option in plain["options"]))
+        case "integer":
+            return Integer(plain["low"], plain["high"])
+        case _:
+            return Float(plain["low"], plain["high"], plain["log"])
+
+
+def as_tuple(value: Any) -> Any:
+    """Lists, at any depth, as tuples: a config's values are hashable."""
+    return tuple(as_tuple(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,72 @@
+"""What a space derives from a dataset's annotations: the canvas, the anchors, and where azimuth roll is true."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+CANVAS_STEP = 32  # the deepest trunk level's stride
+SMALLEST_SIDE = 64
+# Finest anchors sit a little above the smallest boxes: this share of boxes is smaller than the fitted size.
+SMALL_BOX_SHARE = 0.05
+RATIO_SHARES = (1 / 6, 1 / 2, 5 / 6)  # one anchor shape for each third of the boxes
+RATIOS_ALIKE = 1.4  # neighbouring shapes closer than this factor are one: their anchors would overlap by IoU > 0.8
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of a dataset before anything is decoded. Sizes (height, width) in original pixels."""
+
+    image_sizes: tuple[tuple[int, int], ...]
+    box_sizes: tuple[tuple[float, float], ...]
+    box_image: tuple[int, ...]  # index into image_sizes of every box
+    full_turn: bool = False
+
+
+def fit_canvas(facts: DatasetFacts, max_pixels: int) -> tuple[int, int]:
+    """The canvas (height, width), multiples of 32, of at most `max_pixels` that shrinks a typical image least.
+
+    Images are never enlarged; of canvases that shrink alike the smallest is taken.
+    """
+    height = statistics.median(size[0] for size in facts.image_sizes)
+    width = statistics.median(size[1] for size in facts.image_sizes)
+    best: tuple[float, int, tuple[int, int]] | None = None
+    for rows in range(SMALLEST_SIDE, _up(height) + 1, CANVAS_STEP):
+        columns = min(_up(width), max_pixels // rows // CANVAS_STEP * CANVAS_STEP)
+        if columns < SMALLEST_SIDE:
+            continue
+        scale = min(1.0, rows / height, columns / width)
+        # The narrowest canvas of these rows that keeps the scale.
+        columns = max(SMALLEST_SIDE, min(columns, _up(math.ceil(width * scale - 1e-9))))
+        candidate = (-round(scale, 6), rows * columns, (rows, columns))
+        best = candidate if best is None else min(best, candidate)
+    assert best is not None, max_pixels
+    return best[2]
+
+
+def _up(side: float) -> int:
+    return max(SMALLEST_SIDE, math.ceil(side / CANVAS_STEP) * CANVAS_STEP)
+
+
+def fit_anchor_size(facts: DatasetFacts, canvas: tuple[int, int]) -> float:
+    """The side of the finest square anchor in canvas pixels: the 5 % quantile of the boxes' root area."""
+    scales = [min(canvas[0] / height, canvas[1] / width) for height, width in facts.image_sizes]
+    roots = sorted(
+        scales[image] * math.sqrt(height * width)
+        for (height, width), image in zip(facts.box_sizes, facts.box_image, strict=True)
+    )
+    return round(max(4.0, roots[int(SMALL_BOX_SHARE * (len(roots) - 1))]), 2)
+
+
+def fit_anchor_ratios(facts: DatasetFacts) -> tuple[float, ...]:
+    """One to three shapes height / width: the middle of each third of the boxes, near ones merged."""
+    ratios = sorted(height / width for height, width in facts.box_sizes)
+    chosen: list[float] = []
+    for share in RATIO_SHARES:
+        ratio = round(min(5.0, max(0.2, ratios[int(share * (len(ratios) - 1))])), 2)
+        if not chosen or ratio / chosen[-1] >= RATIOS_ALIKE:
+            chosen.append(ratio)
+    if len(chosen) == 1:  # all alike: the middle third speaks for all
+        chosen = [round(min(5.0, max(0.2, statistics.median(ratios))), 2)]
+    return tuple(chosen)
