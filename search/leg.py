@@ -148,15 +148,15 @@ class LegTrainable(Trainable):  # type: ignore[misc]
     """Ray Tune's view of a leg: one process per slot imports torch once and is reused from leg to leg."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.runner = LegRunner(config["leg"], config["study"])
+        self.runner = LegRunner(**json.loads(config["leg"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.runner = LegRunner(new_config["leg"], new_config["study"])
+        self.runner = LegRunner(**json.loads(new_config["leg"]))
         return True
 
     def step(self) -> dict[str, Any]:
         report = self.runner.step()
-        return {"report": report, "done": bool(report["outcome"])}
+        return {"report": json.dumps(report), "done": bool(report["outcome"])}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a leg's state lies in the trial's folder, and the journal says what is to be trained."""

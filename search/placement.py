@@ -7,6 +7,7 @@ after `resources.start_ray`, which sets what ray reads when it is imported.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import signal
 import tempfile
@@ -28,9 +29,17 @@ from search.resources import Resources
 class LegSearcher(Searcher):  # type: ignore[misc]
     """Tune asks it for the next trial; it asks the engine for the next leg."""
 
-    def __init__(self, engine: Engine, study: dict[str, Any], resources: Resources, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        study: dict[str, Any],
+        resources: Resources,
+        on_change: Callable[[], None],
+        stopping: Callable[[], bool],
+    ) -> None:
         super().__init__(metric=None, mode=None)
-        self.engine, self.study, self.resources, self.on_change = engine, study, resources, on_change
+        self.engine, self.study, self.resources = engine, study, resources
+        self.on_change, self.stopping = on_change, stopping
         self.legs: dict[str, str] = {}  # our trial by Tune's trial id
 
     def suggest(self, trial_id: str) -> Any:
@@ -44,7 +53,8 @@ class LegSearcher(Searcher):  # type: ignore[misc]
         self.legs[trial_id] = leg.trial
         (Path(self.study["folder"]) / "trials" / leg.trial / THREADS).unlink(missing_ok=True)
         self.on_change()
-        return {"leg": asdict(leg), "study": self.study}
+        # One text each way: Tune flattens nested values and puts every one of them into its trial names.
+        return {"leg": json.dumps({"leg": asdict(leg), "study": self.study})}
 
     def _give_all_cores_to_a_lone_leg(self) -> None:
         """Nothing can start before the last running leg ends: it may have every core until then."""
@@ -55,25 +65,27 @@ class LegSearcher(Searcher):  # type: ignore[misc]
         (folder / THREADS).write_text(str(self.resources.lone_threads))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        for epoch in result.get("report", {}).get("epochs", []):
-            self.engine.on_epoch(self.legs[trial_id], epoch)
+        self._take_epochs(self.legs[trial_id], _report_of(result))
         self.on_change()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self.legs.pop(trial_id, None)
         if trial is None:
             return
-        report = (result or {}).get("report", {})
-        for epoch in report.get("epochs", []):
-            self.engine.on_epoch(trial, epoch)
-        if error:
-            self.engine.on_leg_end(trial, "lost", reason="its worker ended")
-        elif report.get("outcome"):
+        report = _report_of(result)
+        self._take_epochs(trial, report)
+        if report.get("outcome") and not error:
             details = {key: value for key, value in report.items() if key not in ("epochs", "outcome")}
             self.engine.on_leg_end(trial, report["outcome"], **details)
-        else:
+        elif self.stopping():
             self.engine.on_leg_end(trial, "interrupted", reason="the study was stopped")
+        else:
+            self.engine.on_leg_end(trial, "lost", reason="its worker ended")
         self.on_change()
+
+    def _take_epochs(self, trial: str, report: dict[str, Any]) -> None:
+        for epoch in report.get("epochs", []):
+            self.engine.on_epoch(trial, epoch)
 
     def __reduce__(self) -> Any:
         """Tune writes its parts down to restore them; ours live in the journal, so an empty one stands in."""
@@ -86,11 +98,23 @@ class LegSearcher(Searcher):  # type: ignore[misc]
         """Nothing, as above."""
 
 
+def _report_of(result: dict[str, Any] | None) -> dict[str, Any]:
+    """What the leg's last step said; nothing where it never came to one."""
+    report = json.loads((result or {}).get("report", "{}"))
+    assert isinstance(report, dict)
+    return report
+
+
 class StopWhenAsked(tune.Stopper):  # type: ignore[misc]
     """Ends every leg at its next epoch once the study's hours are over, and all at once when interrupted."""
 
     def __init__(self, engine: Engine, interruption: Interruption) -> None:
         self.engine, self.interruption = engine, interruption
+
+    @property
+    def asked(self) -> bool:
+        """Whether legs end before their rung because somebody wants it so."""
+        return self.interruption.happened or self.engine.out_of_time
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self.engine.out_of_time
@@ -133,9 +157,10 @@ def run_legs(engine: Engine, study: dict[str, Any], resources: Resources, on_cha
     """
     for name in ("ray.tune", "ray.tune.tune", "ray.tune.execution.tune_controller"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    searcher = LegSearcher(engine, study, resources, on_change)
     per_trial = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     with tempfile.TemporaryDirectory(prefix="dsearch-") as scratch, Interruption() as interruption:
+        stop = StopWhenAsked(engine, interruption)
+        searcher = LegSearcher(engine, study, resources, on_change, stopping=lambda: stop.asked)
         tuner = tune.Tuner(
             tune.with_resources(LegTrainable, per_trial),
             tune_config=tune.TuneConfig(
@@ -148,7 +173,7 @@ def run_legs(engine: Engine, study: dict[str, Any], resources: Resources, on_cha
                 name="legs",
                 storage_path=scratch,
                 verbose=0,
-                stop=StopWhenAsked(engine, interruption),
+                stop=stop,
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )

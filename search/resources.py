@@ -75,6 +75,7 @@ def start_ray(resources: Resources, temp_dir: str) -> Any:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # result.json and CSV of every leg: the journal has it
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "100000"  # Tune's own state is not what we resume from
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # placement.Interruption is the one handler
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its banner ignores verbose=0
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     if not joins_cluster:
