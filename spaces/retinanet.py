@@ -37,6 +37,7 @@ CPU_BASE = {
     "head_depth": 1,
     "head_channels": 48,
     "batch_size": 4,
+    "steps_per_epoch": 72,  # minutes on two cores whatever the size of the dataset
 }
 
 GPU_BASE = {
@@ -88,7 +89,7 @@ SPACE = Space(
             {**FIELDS, "head_channels": Choice(32, 48, 64)},
             Budget(trials=16, epochs=18, grace=2, eta=3),
             max_pixels=82_000,
-            street=StreetData(train=320, val=100, test=100, degrees=180),
+            street=StreetData(train=400, val=100, test=100, degrees=180),
         ),
         "gpu": Profile(
             GPU_BASE,

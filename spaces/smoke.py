@@ -8,11 +8,12 @@ from spaces.space import Budget, Profile, Space, StreetData
 
 BASE = {
     **CPU_BASE,
-    "trunk_width": 0.125,
+    "trunk_width": 0.25,
     "neck_channels": 16,
     "head_channels": 16,
     "head_depth": 0,
     "batch_size": 8,
+    "steps_per_epoch": 4,
     "warmup_epochs": 0.2,
     "anchor_scales": (1.0,),
 }
