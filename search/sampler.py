@@ -20,7 +20,7 @@ from spaces.distributions import Choice, Distribution, Float, When, as_tuple
 from spaces.space import ResolvedSpace
 
 SAMPLERS = ("tpe", "random", "grid")
-STARTUP_TRIALS = 8  # random proposals before TPE has something to learn from
+STARTUP_TRIALS = 8  # proposals before TPE has something to learn from; together a Latin hypercube
 NEWEST_SHOWN, BEST_SHOWN = 1000, 100  # TPE's time grows with its history; this keeps a proposal under 30 ms
 GRID_POINTS = 3  # values per numeric field
 
@@ -33,12 +33,18 @@ def make_sampler(name: str, space: ResolvedSpace, seed: int, metric: str) -> Sam
 
 
 class OptunaSampler:
-    """TPE or random search by Optuna; its random state comes from (study seed, number of the proposal) alone."""
+    """TPE or random search by Optuna; its random state comes from (study seed, number of the proposal) alone.
+
+    TPE's first proposals are a Latin hypercube: in a study of 16 trials, independent draws leave one of two options
+    untried in the first eight far too often.
+    """
 
     def __init__(self, kind: str, space: ResolvedSpace, seed: int, metric: str) -> None:
         self.kind, self.space, self.seed, self.metric = kind, space, seed, metric
 
     def propose(self, number: int, state: StudyState) -> dict[str, Any] | None:
+        if self.kind == "tpe" and number <= STARTUP_TRIALS:
+            return draw(self.space.fields, lambda label, entry: stratified(self.seed, label, entry, number - 1))
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -49,7 +55,7 @@ class OptunaSampler:
                 sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
             else:
                 sampler = optuna.samplers.TPESampler(
-                    seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True
+                    seed=seed, n_startup_trials=STARTUP_TRIALS // 2, multivariate=True, group=True, constant_liar=True
                 )
             study = optuna.create_study(direction="maximize", sampler=sampler)
             if self.kind != "random":
@@ -86,6 +92,22 @@ class OptunaSampler:
         return create_trial(
             state=told, value=value, params=params, distributions=distributions, intermediate_values=intermediate
         )
+
+
+def stratified(study_seed: int, label: str, entry: Distribution, position: int) -> Any:
+    """The value of one field in proposal `position` of a Latin hypercube of STARTUP_TRIALS (McKay et al. 1979).
+
+    Every field's range is cut into as many strata as proposals, each used once, in an order of the field's own.
+    """
+    rng = random.Random(f"{study_seed}/{label}")
+    order = rng.sample(range(STARTUP_TRIALS), STARTUP_TRIALS)
+    within = [rng.random() for _ in range(STARTUP_TRIALS)]
+    share = (order[position] + within[position]) / STARTUP_TRIALS
+    if isinstance(entry, Float):
+        return entry.at(share)
+    if isinstance(entry, Choice):
+        return entry.options[int(share * len(entry.options))]
+    return entry.low + int(share * (entry.high - entry.low + 1))
 
 
 def shown_trials(state: StudyState) -> list[Trial]:

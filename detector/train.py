@@ -1,0 +1,105 @@
+"""`python -m detector.train --config FILE --data D --out DIR`: trains one config, without ray.
+
+Leaves checkpoint.pt (newest), best.pt (best epoch by mAP, with the score thresholds of best F1), metrics.jsonl (a line
+an epoch) and config.yaml; run again with the same --out it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detector.commands import CommandError, command
+from detector.config import ConfigError, DetectorConfig
+
+
+def read_config(path: Path) -> DetectorConfig:
+    """A config from YAML or JSON, e.g. a study's best.yaml or a trial's config.json.
+
+    Raises: ConfigError where the file is no mapping of DetectorConfig fields.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: must be a readable file ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: must be YAML or JSON; reading it said: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path}: must be a mapping of DetectorConfig fields, got a {type(values).__name__}")
+    return DetectorConfig.from_dict(values)
+
+
+def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains to `epochs` and returns the best epoch's result with the paths of what was left."""
+    import torch
+
+    from detector.data.batches import load_training_data
+    from detector.trainer import Trainer, load_checkpoint, save_checkpoint
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    data = load_training_data(options.data, config.image_size_px, options.skip_bad)
+    trainer = Trainer(config, data, options.seed, options.device, options.official_eval)
+    options.out.mkdir(parents=True, exist_ok=True)
+    state = load_checkpoint(options.out / "checkpoint.pt")
+    if state is not None:
+        trainer.load_state_dict(state)
+        print(f"going on after epoch {trainer.epoch} of {options.out}", file=sys.stderr)
+    (options.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+    epochs = options.epochs or config.schedule_epochs
+    best = max((result.metrics["mAP"] for result in trainer.history), default=-1.0)
+    while trainer.epoch < epochs:
+        result = trainer.step()
+        state = trainer.state_dict()
+        if result.metrics["mAP"] > best:
+            best = result.metrics["mAP"]
+            save_checkpoint({**state, "optimizer": None}, options.out / "best.pt", keep_previous=False)
+        save_checkpoint(state, options.out / "checkpoint.pt")
+        lines = "".join(json.dumps(row.to_dict()) + "\n" for row in trainer.history)
+        (options.out / "metrics.jsonl").write_text(lines)
+        print(
+            f"epoch {result.epoch:>3}/{epochs}  loss {result.train_loss:.3f}  mAP {result.metrics['mAP']:.3f}  "
+            f"AP50 {result.metrics['AP50']:.3f}  {result.seconds:.1f} s",
+            file=sys.stderr,
+        )
+    top = max(trainer.history, key=lambda row: row.metrics["mAP"])
+    return {
+        "epochs": trainer.epoch, "best_epoch": top.epoch, **top.metrics, "per_class": top.per_class,
+        "seconds": round(sum(row.seconds for row in trainer.history), 3), "checkpoint": str(options.out / "best.pt"),
+    }  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m detector.train", description="Trains one detector config.")
+    parser.add_argument("--config", type=Path, required=True, help="YAML or JSON of DetectorConfig fields, e.g. best.yaml")
+    parser.add_argument("--data", required=True, help="folder with train.json, val.json, images/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs to train (default: the config's schedule_epochs)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
+    parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what is wrong with the data (default: refuse)")
+    parser.add_argument("--official-eval", action="store_true", help="evaluate with pycocotools (default: faster-coco-eval)")
+    parser.add_argument("--json", action="store_true", help="print the best epoch's numbers as one JSON object")
+    options = parser.parse_args(arguments)
+    with command():
+        from detector.torch_pair import torch_pair_problem
+
+        problem = torch_pair_problem()
+        if problem:
+            raise CommandError(problem)
+        told = train(read_config(options.config), options)
+    if options.json:
+        print(json.dumps(told))
+    else:
+        print(f"best epoch {told['best_epoch']}: mAP {told['mAP']:.3f}, AP50 {told['AP50']:.3f}; {told['checkpoint']}")
+
+
+if __name__ == "__main__":
+    main()
