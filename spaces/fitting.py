@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 CANVAS_STEP = 32  # the deepest trunk level's stride
 SMALLEST_SIDE = 64
-# Finest anchors sit a little above the smallest boxes: this share of boxes is smaller than the fitted size.
-SMALL_BOX_SHARE = 0.05
+# The ladder of anchor sizes is centred (in logarithms) on the sizes between these quantiles of the boxes.
+SIZE_SHARES = (0.05, 0.95)
 RATIO_SHARES = (1 / 6, 1 / 2, 5 / 6)  # one anchor shape for each third of the boxes
 RATIOS_ALIKE = 1.4  # neighbouring shapes closer than this factor are one: their anchors would overlap by IoU > 0.8
 
@@ -49,14 +49,22 @@ def _up(side: float) -> int:
     return max(SMALLEST_SIDE, math.ceil(side / CANVAS_STEP) * CANVAS_STEP)
 
 
-def fit_anchor_size(facts: DatasetFacts, canvas: tuple[int, int]) -> float:
-    """The side of the finest square anchor in canvas pixels: the 5 % quantile of the boxes' root area."""
+def fit_anchor_size(
+    facts: DatasetFacts, canvas: tuple[int, int], num_levels: int, anchor_scales: tuple[float, ...]
+) -> float:
+    """The side of the finest square anchor in canvas pixels, before scales.
+
+    Sizes double per level, so the ladder reaches from s * min(scales) to s * 2^(levels-1) * max(scales); s puts its
+    middle on the middle of the boxes' root areas.
+    """
     scales = [min(canvas[0] / height, canvas[1] / width) for height, width in facts.image_sizes]
     roots = sorted(
         scales[image] * math.sqrt(height * width)
         for (height, width), image in zip(facts.box_sizes, facts.box_image, strict=True)
     )
-    return round(max(4.0, roots[int(SMALL_BOX_SHARE * (len(roots) - 1))]), 2)
+    low, high = (roots[int(share * (len(roots) - 1))] for share in SIZE_SHARES)
+    middle_of_ladder = math.sqrt(2 ** (num_levels - 1) * anchor_scales[0] * anchor_scales[-1])
+    return round(max(4.0, math.sqrt(low * high) / middle_of_ladder), 2)
 
 
 def fit_anchor_ratios(facts: DatasetFacts) -> tuple[float, ...]:

@@ -132,9 +132,11 @@ def resolve(space: Space, profile: str, facts: DatasetFacts, fixed: Mapping[str,
         base_values["image_size_px"] = fit_canvas(facts, chosen.max_pixels)
         notes.append(f"canvas {base_values['image_size_px'][0]} x {base_values['image_size_px'][1]} fitted to the images")
     base_values.setdefault("schedule_epochs", chosen.budget.epochs)
-    canvas = tuple(base_values.get("image_size_px", DetectorConfig.image_size_px))
+    canvas = tuple(_base_or_default(base_values, "image_size_px"))
+    levels = len(_base_or_default(base_values, "neck_levels")) + _base_or_default(base_values, "extra_levels")
+    scales = tuple(_base_or_default(base_values, "anchor_scales"))
     fitted: dict[str, Any] = {
-        "anchor_sizes": fit_anchor_size(facts, (canvas[0], canvas[1])),
+        "anchor_sizes": fit_anchor_size(facts, (canvas[0], canvas[1]), levels, scales),
         "anchor_ratios": fit_anchor_ratios(facts),
     }
     for name, value in fitted.items():
@@ -158,6 +160,10 @@ def resolve(space: Space, profile: str, facts: DatasetFacts, fixed: Mapping[str,
             else:
                 fields[name] = case
     return ResolvedSpace(space.name, profile, base, fields, chosen.budget, notes)
+
+
+def _base_or_default(base: Mapping[str, Any], name: str) -> Any:
+    return base.get(name, getattr(DetectorConfig, name))
 
 
 def _complete(entry: SpaceEntry, fitted: Any) -> Distribution | When:
