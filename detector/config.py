@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, get_type_hints
 
 
@@ -305,7 +306,9 @@ def validate(config: DetectorConfig) -> None:
     """Raises: ConfigError naming the first field whose value breaks its rule."""
     for name, allowed in CHOICES.items():
         if getattr(config, name) not in allowed:
-            raise ConfigError(f"DetectorConfig.{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}")
+            raise ConfigError(
+                f"DetectorConfig.{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"
+            )
     for name, (low, high) in BOUNDS.items():
         value = getattr(config, name)
         if not low <= value <= high:  # also refuses NaN
@@ -328,7 +331,7 @@ def _cross_rules(c: DetectorConfig) -> list[tuple[str, bool, tuple[str, ...]]]:
         ),
         (
             "neck_levels must be consecutive trunk levels out of 2, 3, 4, 5",
-            bool(levels) and levels == tuple(range(levels[0], levels[-1] + 1)) and 2 <= levels[0] and levels[-1] <= 5,
+            bool(levels) and levels == tuple(range(levels[0], levels[-1] + 1)) and levels[0] >= 2 and levels[-1] <= 5,
             ("neck_levels",),
         ),
         ("anchor_scales must be positive and increase", _increasing(c.anchor_scales), ("anchor_scales",)),
@@ -366,7 +369,7 @@ def _positive(values: tuple[float, ...]) -> bool:
 
 
 def _increasing(values: tuple[float, ...]) -> bool:
-    return _positive(values) and all(a < b for a, b in zip(values, values[1:], strict=False))
+    return _positive(values) and all(a < b for a, b in pairwise(values))
 
 
 def _sizes_fit(sizes: Any, num_levels: int) -> bool:

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import io
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,9 +107,9 @@ class Evaluator:
 def _coco_api(official: bool) -> Any:
     """A constructor of an indexed COCO object from an annotation dict (pycocotools itself only takes a file)."""
     if not official:
-        from faster_coco_eval import COCO as FasterCOCO
+        import faster_coco_eval
 
-        return FasterCOCO
+        return faster_coco_eval.COCO
     from pycocotools.coco import COCO
 
     def indexed(content: dict[str, Any] | None = None) -> Any:
@@ -161,7 +160,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The command; see `--help`."""
     from detector.commands import command, read_json_file
 
-    parser = argparse.ArgumentParser(prog="python -m detector.evaluate", description="COCO numbers of a detection file.")
+    parser = argparse.ArgumentParser(
+        prog="python -m detector.evaluate", description="COCO numbers of a detection file."
+    )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--detections", type=Path, required=True, help="COCO results file")
     parser.add_argument(
@@ -188,4 +189,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

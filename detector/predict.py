@@ -31,7 +31,9 @@ class Predictor:
 
         state = load_checkpoint(checkpoint)
         if state is None:
-            raise DataError(f"--checkpoint {checkpoint}: must be a checkpoint of detector.train or of a study (best.pt)")
+            raise DataError(
+                f"--checkpoint {checkpoint}: must be a checkpoint of detector.train or of a study (best.pt)"
+            )
         # Weights come from the checkpoint: the files that training started from need not be here.
         config = DetectorConfig.from_dict({**state["config"], "trunk_weights": "", "detector_weights": ""})
         self.device = torch.device(device or default_device())
@@ -122,16 +124,26 @@ def predict(predictor: Predictor, files: list[Path], out: Path, threshold: float
              "score": row["score"]} for row in found
         ]  # fmt: skip
         names = predictor.class_names
-        shown = [r for r in found if r["score"] >= (predictor.thresholds[names[r["label"]]] if threshold is None else threshold)]
-        draw(pixels, shown, names).save(out / f"{file.stem}.png" if len(files) == 1 else out / f"{number:04d}_{file.stem}.png")
+        shown = [
+            r
+            for r in found
+            if r["score"] >= (predictor.thresholds[names[r["label"]]] if threshold is None else threshold)
+        ]
+        draw(pixels, shown, names).save(
+            out / f"{file.stem}.png" if len(files) == 1 else out / f"{number:04d}_{file.stem}.png"
+        )
     (out / "detections.json").write_text(json.dumps(rows))
     return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; see `--help`."""
-    parser = argparse.ArgumentParser(prog="python -m detector.predict", description="Draws a detector's boxes on images.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="best.pt of detector.train or of a study's trial")
+    parser = argparse.ArgumentParser(
+        prog="python -m detector.predict", description="Draws a detector's boxes on images."
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="best.pt of detector.train or of a study's trial"
+    )
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="image files or folders")
     parser.add_argument("--out", type=Path, required=True, help="folder for pictures and detections.json")
     parser.add_argument(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 
-REMEDY = 'install a matching pair, e.g. `pip install --upgrade "torch>=2.14" "torchvision>=0.29"` in a fresh environment'
+REMEDY = (
+    'install a matching pair, e.g. `pip install --upgrade "torch>=2.14" "torchvision>=0.29"` in a fresh environment'
+)
 
 
 def torch_pair_problem() -> str:
-    """"" where torchvision's compiled operators run; else one line with both versions and the remedy."""
+    """ "" where torchvision's compiled operators run; else one line with both versions and the remedy."""
     try:
         import torch
         from torchvision.ops import nms

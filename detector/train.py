@@ -77,15 +77,23 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
 def main(arguments: list[str] | None = None) -> None:
     """The command; see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m detector.train", description="Trains one detector config.")
-    parser.add_argument("--config", type=Path, required=True, help="YAML or JSON of DetectorConfig fields, e.g. best.yaml")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="YAML or JSON of DetectorConfig fields, e.g. best.yaml"
+    )
     parser.add_argument("--data", required=True, help="folder with train.json, val.json, images/")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics")
-    parser.add_argument("--epochs", type=int, default=None, help="epochs to train (default: the config's schedule_epochs)")
+    parser.add_argument(
+        "--epochs", type=int, default=None, help="epochs to train (default: the config's schedule_epochs)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out what is wrong with the data (default: refuse)")
-    parser.add_argument("--official-eval", action="store_true", help="evaluate with pycocotools (default: faster-coco-eval)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out what is wrong with the data (default: refuse)"
+    )
+    parser.add_argument(
+        "--official-eval", action="store_true", help="evaluate with pycocotools (default: faster-coco-eval)"
+    )
     parser.add_argument("--json", action="store_true", help="print the best epoch's numbers as one JSON object")
     options = parser.parse_args(arguments)
     with command():

@@ -84,7 +84,7 @@ class Trainer:
             torch.manual_seed(seed)
             model = Detector(reading, len(data.dataset.class_names))
         if reading.channels_last:
-            model = cast(Detector, model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         self.model = model.to(self.device)
         self.batches = TrainingBatches(reading, data, seed, self.device)
         self.optimizer = make_optimizer(self.model, reading, self.device)
@@ -92,7 +92,9 @@ class Trainer:
         self.clip_norm = reading.clip_norm
         self.bf16 = wants_bf16(reading.precision, self.device)
         decay = reading.ema_decay
-        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+        self.ema = (
+            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+        )
         self.eval_batch_size = min(2 * reading.batch_size, 16)
         reader.check()
         self.official_eval = official_eval
@@ -216,7 +218,9 @@ class Trainer:
         mine = {"config": self.config.to_dict(), "seed": self.seed, "fingerprint": self.data.fingerprint}
         for name, value in mine.items():
             if state.get(name) != value:
-                raise ConfigError(f"a checkpoint goes on with its own {name}; it has {state.get(name)!r}, this is {value!r}")
+                raise ConfigError(
+                    f"a checkpoint goes on with its own {name}; it has {state.get(name)!r}, this is {value!r}"
+                )
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -234,7 +238,7 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without these instructions bf16 convolutions are emulated, several times slower than fp32.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 

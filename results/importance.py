@@ -33,7 +33,9 @@ class Effect:
 def effects(state: StudyState, seed: int = 0) -> list[Effect]:
     """Effects of all varied fields, least likely by chance first; a permutation test tells chance from effect."""
     rng = random.Random(seed)
-    scores = {trial: score for trial, score in state.arrivals[0].items() if not math.isnan(score)} if state.arrivals else {}
+    scores = (
+        {trial: score for trial, score in state.arrivals[0].items() if not math.isnan(score)} if state.arrivals else {}
+    )
     found = []
     for field in varied_fields(state):
         pairs = [

@@ -34,11 +34,18 @@ def learning_curves_png(state: StudyState, title: str) -> bytes:
             linestyle="--" if trial.number == 1 else "-", zorder=3 if is_best else 2,
         )  # fmt: skip
         if is_best:
-            axes.annotate(f"best: trial {trial.number}", (epochs[-1], scores[-1]), xytext=(4, 0), textcoords="offset points")
+            axes.annotate(
+                f"best: trial {trial.number}", (epochs[-1], scores[-1]), xytext=(4, 0), textcoords="offset points"
+            )
     for level in state.levels:
         axes.axvline(level, color="#cccccc", linewidth=0.8, zorder=1)
     handles = [
-        Line2D([], [], color=RUNG_COLOURS[(k + 1) % len(RUNG_COLOURS)], label=f"reached {level} epochs ({len(state.arrivals[k])})")
+        Line2D(
+            [],
+            [],
+            color=RUNG_COLOURS[(k + 1) % len(RUNG_COLOURS)],
+            label=f"reached {level} epochs ({len(state.arrivals[k])})",
+        )
         for k, level in enumerate(state.levels)
     ]
     handles.append(Line2D([], [], color="#555555", linestyle="--", label="base"))

@@ -102,7 +102,7 @@ class Trial:
     @property
     def seconds(self) -> float:
         """Time inside Trainer.step."""
-        return sum(record["seconds"] for record in self.epochs.values())
+        return float(sum(record["seconds"] for record in self.epochs.values()))
 
 
 def metric_of(record: dict[str, Any], metric: str) -> float:

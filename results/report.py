@@ -130,7 +130,9 @@ img {{ max-width: 100%; height: auto; background: white; }}
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; see `--help`."""
-    parser = argparse.ArgumentParser(prog="python -m results.report", description="Rebuilds results/ from a study's journal.")
+    parser = argparse.ArgumentParser(
+        prog="python -m results.report", description="Rebuilds results/ from a study's journal."
+    )
     parser.add_argument("run", type=Path, help="study folder, e.g. runs/retinanet-1")
     options = parser.parse_args(arguments)
     try:

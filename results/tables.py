@@ -102,7 +102,7 @@ def sessions(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def wall_seconds(records: Sequence[dict[str, Any]]) -> float:
     """From start to last sign of life, summed over the study's sessions."""
-    return sum(part[-1]["time"] - part[0]["started"] for part in sessions(records))
+    return float(sum(part[-1]["time"] - part[0]["started"] for part in sessions(records)))
 
 
 def train_share(records: Sequence[dict[str, Any]]) -> float:

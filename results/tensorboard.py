@@ -86,7 +86,10 @@ class StudyEvents:
             epoch = trial.best_epoch(state.metric)
             assert epoch is not None
             values: dict[str, Any] = {name: _hparam(trial.config[name]) for name in fields if name in trial.config}
-            values |= {"state": state.final_state(trial), "rung": float(state.levels[trial.rung] if trial.rung >= 0 else 0)}
+            values |= {
+                "state": state.final_state(trial),
+                "rung": float(state.levels[trial.rung] if trial.rung >= 0 else 0),
+            }
             start = SessionStartInfo(group_name=trial.config_hash, start_time_secs=time)
             for name, value in values.items():
                 _set_value(start.hparams[name], value)
@@ -95,7 +98,9 @@ class StudyEvents:
             for name in metrics:
                 score = trial.score(name, epoch)
                 if not math.isnan(score):
-                    self._add(trial.id, Summary(value=[Summary.Value(tag=f"best/{name}", simple_value=score)]), epoch, time)
+                    self._add(
+                        trial.id, Summary(value=[Summary.Value(tag=f"best/{name}", simple_value=score)]), epoch, time
+                    )
             end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time)
             ended = HParamsPluginData(session_end_info=end)
             self._add(trial.id, _plugin_summary(metadata.SESSION_END_INFO_TAG, ended), 0, time)
@@ -169,7 +174,9 @@ def drawn_detections(folder: Path, plan: dict[str, Any], trial: str) -> list[tup
                 pen.rectangle(_corners(row["bbox"]), outline="#FFFFFF")
             found = [row for row in rows if row["image_id"] == position + 1 and row["score"] >= 0.3]
             for row in found:
-                pen.rectangle(_corners(row["bbox"]), outline=BOX_COLOURS[row["category_id"] % len(BOX_COLOURS)], width=2)
+                pen.rectangle(
+                    _corners(row["bbox"]), outline=BOX_COLOURS[row["category_id"] % len(BOX_COLOURS)], width=2
+                )
             out = io.BytesIO()
             canvas.save(out, format="PNG")
             drawn.append((out.getvalue(), canvas.height, canvas.width))

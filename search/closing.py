@@ -25,13 +25,24 @@ CHANCE_SHOWN = 0.1  # effects that a shuffle reaches more often than this are no
 
 def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
     """Journals why each paused trial was not promoted, and the study's end; returns the reason."""
-    rungs = [Rung(dict(scores), promoted) for scores, promoted in zip(engine.state.arrivals, engine.state.promoted, strict=True)]
+    rungs = [
+        Rung(dict(scores), promoted)
+        for scores, promoted in zip(engine.state.arrivals, engine.state.promoted, strict=True)
+    ]
     for trial in list(engine.state.trials.values()):
         if not trial.outcome and trial.leg_target is None and trial.rung >= 0:
             reason = scheduler.explain(rungs, trial.id, trial.rung)
             if reason != trial.reason:
                 engine.record("trial_pruned", trial=trial.id, reason=reason)
-    reason = "interrupted" if interrupted else "max_hours" if engine.out_of_time else "space_exhausted" if engine.exhausted else "done"
+    reason = (
+        "interrupted"
+        if interrupted
+        else "max_hours"
+        if engine.out_of_time
+        else "space_exhausted"
+        if engine.exhausted
+        else "done"
+    )
     engine.record("study_ended", reason=reason)
     return reason
 
@@ -49,7 +60,12 @@ def score_on_test(study: Study, engine: Engine, say: Any) -> None:
         if which in done:
             say(f"--test: {which} was scored before (trial {done[which]}); the held-out split is touched once")
             continue
-        job = {"folder": str(study.folder), "trial": trial.id, "source": study.plan["source"], "skip_bad": study.plan["skip_bad"]}
+        job = {
+            "folder": str(study.folder),
+            "trial": trial.id,
+            "source": study.plan["source"],
+            "skip_bad": study.plan["skip_bad"],
+        }
         run = subprocess.run(
             [sys.executable, "-m", "search.heldout", json.dumps(job)], capture_output=True, text=True, check=False
         )
@@ -89,7 +105,10 @@ def print_closing(study: Study, state: StudyState, told: dict[str, Any], reason:
     run = study.folder
     _say(console, "\nnext:")
     _say(console, f"  tensorboard --logdir {run}")
-    _say(console, f"  python -m detector.train --config {run / 'best.yaml'} --data {_data_argument(study)} --out {run.name}-best")
+    _say(
+        console,
+        f"  python -m detector.train --config {run / 'best.yaml'} --data {_data_argument(study)} --out {run.name}-best",
+    )
     more = "" if reason == "interrupted" else f" --trials {study.plan['trials'] * 2}"
     _say(console, f"  {resume_command(study)}{more}")
     _say(console, f"results: {run / 'results'} (report.html, leaderboard.csv, configs.csv, curves.png)")
@@ -102,7 +121,13 @@ def ranking(state: StudyState) -> Table:
         table.add_column(heading, no_wrap=heading != "what differs from the base")
     for position, row in enumerate(configurations(state)[:SHOWN_CONFIGS]):
         trial = state.trials[row["trial"]]
-        cells = [row["config"], str(trial.number), show(row[f"{state.metric}_mean"]), str(row["best_rung"]), str(row["n"])]
+        cells = [
+            row["config"],
+            str(trial.number),
+            show(row[f"{state.metric}_mean"]),
+            str(row["best_rung"]),
+            str(row["n"]),
+        ]
         table.add_row(*cells, describe_values(trial.varied) or "base", style="bold" if position == 0 else None)
     return table
 
@@ -111,9 +136,15 @@ def _print_effects(state: StudyState, console: Console) -> None:
     found = [effect for effect in effects(state) if effect.chance <= CHANCE_SHOWN][:SHOWN_EFFECTS]
     _say(console, f"\nwhat varied and mattered at the first rung ({state.levels[0]} epochs; association, few trials):")
     for effect in found:
-        _say(console, f"  {effect.field}: {effect.direction}; {effect.share:.0%} of the rank variance, by chance {effect.chance:.0%} (n={effect.n})")
+        _say(
+            console,
+            f"  {effect.field}: {effect.direction}; {effect.share:.0%} of the rank variance, by chance {effect.chance:.0%} (n={effect.n})",
+        )
     if not found:
-        _say(console, f"  nothing stands out from chance (at {CHANCE_SHOWN:.0%}) in {len(state.arrivals[0]) if state.arrivals else 0} trials")
+        _say(
+            console,
+            f"  nothing stands out from chance (at {CHANCE_SHOWN:.0%}) in {len(state.arrivals[0]) if state.arrivals else 0} trials",
+        )
 
 
 def _print_reasons(state: StudyState, console: Console) -> None:

@@ -78,11 +78,18 @@ def probe_epoch_seconds(
     """Seconds per epoch of each config, as many probed side by side as trials will run, in processes of their own."""
     import json
 
-    jobs = [json.dumps({"configs": configs[n::slots], "source": source, "skip_bad": skip_bad, "threads": threads}) for n in range(slots)]
+    jobs = [
+        json.dumps({"configs": configs[n::slots], "source": source, "skip_bad": skip_bad, "threads": threads})
+        for n in range(slots)
+    ]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "search.forecast", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-m", "search.forecast", job],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         for job in jobs
         if json.loads(job)["configs"]
@@ -91,7 +98,9 @@ def probe_epoch_seconds(
     for worker in workers:
         out, err = worker.communicate()
         if worker.returncode:
-            raise RuntimeError(f"the probe failed: {err.strip().splitlines()[-1] if err.strip() else worker.returncode}")
+            raise RuntimeError(
+                f"the probe failed: {err.strip().splitlines()[-1] if err.strip() else worker.returncode}"
+            )
         seconds += json.loads(out)
     return seconds
 

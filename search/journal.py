@@ -27,7 +27,9 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise JournalError(f"{path.parent}: another search is running in this folder; wait for it or stop it") from None
+            raise JournalError(
+                f"{path.parent}: another search is running in this folder; wait for it or stop it"
+            ) from None
         self._drop_torn_line()
 
     def _drop_torn_line(self) -> None:

@@ -44,7 +44,9 @@ class LegRunner:
         try:
             if self.trainer is None:
                 self.trainer = self._open()
-                epochs = [{**self._report(result), "absorbed": True} for result in self.trainer.history]  # what the journal may lack
+                epochs = [
+                    {**self._report(result), "absorbed": True} for result in self.trainer.history
+                ]  # what the journal may lack
             if self.trainer.epoch < self.leg["to_epoch"]:
                 epochs.append(self._train_epoch())
         except DivergedError as error:
@@ -124,7 +126,7 @@ def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool) -
     from detector.data.batches import load_training_data
     from detector.data.coco import DataSource
 
-    key = (json.dumps(source, sort_keys=True), tuple(canvas))
+    key = (json.dumps(source, sort_keys=True), (canvas[0], canvas[1]))
     if key not in _OPEN_DATA:
         _OPEN_DATA[key] = load_training_data(DataSource.from_dict(source), canvas, skip_bad)
     return _OPEN_DATA[key]
@@ -144,7 +146,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(unfinished, path)
 
 
-class LegTrainable(Trainable):  # type: ignore[misc]
+class LegTrainable(Trainable):
     """Ray Tune's view of a leg: one process per slot imports torch once and is reused from leg to leg."""
 
     def setup(self, config: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from search.leg import THREADS, LegTrainable
 from search.resources import Resources
 
 
-class LegSearcher(Searcher):  # type: ignore[misc]
+class LegSearcher(Searcher):
     """Tune asks it for the next trial; it asks the engine for the next leg."""
 
     def __init__(
@@ -105,7 +105,7 @@ def _report_of(result: dict[str, Any] | None) -> dict[str, Any]:
     return report
 
 
-class StopWhenAsked(tune.Stopper):  # type: ignore[misc]
+class StopWhenAsked(tune.Stopper):
     """Ends every leg at its next epoch once the study's hours are over, and all at once when interrupted."""
 
     def __init__(self, engine: Engine, interruption: Interruption) -> None:

@@ -31,7 +31,17 @@ from spaces.space import ResolvedSpace, Space, StreetData, load_space, resolve
 MAX_CANVASES = 3  # each is a decoded copy of the dataset on disk
 STREET_SEED = 0
 DEFAULT_RUNS_DIR = "runs"
-PACKAGES = ("torch", "torchvision", "ray", "optuna", "faster-coco-eval", "pycocotools", "numpy", "pandas", "tensorboard")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "ray",
+    "optuna",
+    "faster-coco-eval",
+    "pycocotools",
+    "numpy",
+    "pandas",
+    "tensorboard",
+)
 
 
 class StudyError(ValueError):
@@ -103,7 +113,10 @@ def make_plan(options: Options, say: Any) -> Study:
     resolved = resolve(space, profile, facts, fixed)
     budget = resolved.budget
     epochs = options.epochs or budget.epochs
-    grace, eta = min(options.grace or budget.grace, epochs) if options.grace is None else options.grace, options.eta or budget.eta
+    grace, eta = (
+        min(options.grace or budget.grace, epochs) if options.grace is None else options.grace,
+        options.eta or budget.eta,
+    )
     trials = options.trials or budget.trials
     scheduler, sampler = options.scheduler or "asha", options.sampler or "tpe"
     levels = _levels(scheduler, grace, epochs, eta)
@@ -114,7 +127,7 @@ def make_plan(options: Options, say: Any) -> Study:
     metric = options.metric or "mAP"
     _check_metric(metric, dataset)
     seed = options.seed or 0
-    plan = {
+    plan: dict[str, Any] = {
         "format": 1,
         "name": options.name or f"{Path(options.space).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
         "space": resolved.to_dict(),
@@ -140,7 +153,9 @@ def make_plan(options: Options, say: Any) -> Study:
     }
     folder = Path(options.runs_dir) / plan["name"]
     if (folder / PLAN_NAME).exists():
-        raise StudyError(f"{folder} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name")
+        raise StudyError(
+            f"{folder} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
+        )
     return Study(folder, plan, resolved, resources, resumed=False)
 
 
@@ -158,7 +173,9 @@ def resume_plan(options: Options, say: Any) -> Study:
         and not _says_what_the_plan_says(options, name, plan)
     ]  # fmt: skip
     if changed:
-        raise StudyError(f"--resume goes on with the study's own plan; {', '.join('--' + c.replace('_', '-') for c in changed)} cannot change")
+        raise StudyError(
+            f"--resume goes on with the study's own plan; {', '.join('--' + c.replace('_', '-') for c in changed)} cannot change"
+        )
     source = DataSource.from_dict(plan["source"])
     dataset = load_dataset(source, plan["skip_bad"])
     space = ResolvedSpace.from_dict(plan["space"])
@@ -180,10 +197,13 @@ def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) 
     if name in plan and name != "space":
         return bool(plan[name] == asked)
     if name == "data":
-        return str(Path(asked).resolve() / "train.json") == plan["source"]["train"][0]
+        return bool(str(Path(asked).resolve() / "train.json") == plan["source"]["train"][0])
     if name == "set_fields":
         base = plan["space"]["base"]
-        return all(DetectorConfig.from_dict(base).with_values({k: v}).to_dict() == base for k, v in parse_set_fields(asked).items())
+        return all(
+            DetectorConfig.from_dict(base).with_values({k: v}).to_dict() == base
+            for k, v in parse_set_fields(asked).items()
+        )
     return False
 
 
@@ -206,7 +226,9 @@ def open_dataset(options: Options, space: Space, profile: str, say: Any) -> tupl
     if options.data and any(named):
         raise StudyError("give either --data or the four --train-/--val- options, not both")
     if any(named) and not all(named):
-        raise StudyError("--train-annotations, --train-images, --val-annotations and --val-images go together; some are missing")
+        raise StudyError(
+            "--train-annotations, --train-images, --val-annotations and --val-images go together; some are missing"
+        )
     if options.data:
         source = DataSource.from_folder(options.data)
     elif all(named):
@@ -236,7 +258,12 @@ def make_street(street: StreetData, say: Any) -> DataSource:
 def dataset_facts(dataset: DetectionDataset) -> DatasetFacts:
     """What a space may fit itself to."""
     train = dataset.train
-    boxes = [(n, box) for n, rows in enumerate(train.boxes_xyxy) for box, crowd in zip(rows.tolist(), train.crowd[n], strict=True) if not crowd]
+    boxes = [
+        (n, box)
+        for n, rows in enumerate(train.boxes_xyxy)
+        for box, crowd in zip(rows.tolist(), train.crowd[n], strict=True)
+        if not crowd
+    ]
     return DatasetFacts(
         tuple((record.height, record.width) for record in train.images),
         tuple((box[3] - box[1], box[2] - box[0]) for _, box in boxes),
@@ -253,7 +280,9 @@ def decode_canvases(
     others = [tuple(option) for option in entry.options] if isinstance(entry, Choice) else []
     canvases = list(dict.fromkeys([space.base.image_size_px, *others]))
     if len(canvases) > MAX_CANVASES:
-        raise SpaceError(f"a space may offer at most {MAX_CANVASES} canvases (image_size_px), this one has {len(canvases)}")
+        raise SpaceError(
+            f"a space may offer at most {MAX_CANVASES} canvases (image_size_px), this one has {len(canvases)}"
+        )
     say(f"reading {sum(len(split.images) for split in dataset.splits)} images")
     caches: dict[str, CachedSplit] = {}
     for canvas in reversed(canvases):
@@ -302,7 +331,11 @@ def _check_choices(options: Options) -> None:
     ):
         if value not in allowed:
             raise StudyError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
-    for name, number in (("--trials", options.trials), ("--epochs", options.epochs), ("--max-hours", options.max_hours)):
+    for name, number in (
+        ("--trials", options.trials),
+        ("--epochs", options.epochs),
+        ("--max-hours", options.max_hours),
+    ):
         if number is not None and number <= 0:
             raise StudyError(f"{name} must be positive, got {number}")
     if options.name and ("/" in options.name or options.name.startswith(".")):

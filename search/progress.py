@@ -71,7 +71,9 @@ class Progress:
         records = [r for t in self.state.trials.values() for r in t.epochs.values()]
         if not records:
             return "-"
-        left = max(0.0, self.expected_epochs - len(records)) + 0.5 * len([t for t in self.state.trials.values() if t.leg_target])
+        left = max(0.0, self.expected_epochs - len(records)) + 0.5 * len(
+            [t for t in self.state.trials.values() if t.leg_target]
+        )
         seconds = left * sum(r["seconds"] for r in records) / len(records) / self.slots
         return f"{seconds / 60:.1f} min"
 
@@ -93,10 +95,7 @@ class Progress:
     def _row(self, trial: Trial) -> list[str]:
         metric = self.state.metric
         last = trial.score(metric, trial.last_epoch) if trial.epochs else math.nan
-        if trial.leg_target is not None:
-            state = f"running to {trial.leg_target}"
-        else:
-            state = trial.outcome or "paused"
+        state = f"running to {trial.leg_target}" if trial.leg_target is not None else trial.outcome or "paused"
         rung = str(self.state.levels[trial.rung]) if trial.rung >= 0 else "-"
         return [
             str(trial.number), trial.id, state, rung, str(trial.last_epoch), _number(last),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ def plan_resources(
         fit = min(fit, gpus * int(1 / per_gpu) if per_gpu < 1 else int(gpus // per_gpu))
     slots = max(1, min(concurrent or fit, fit, trials))
     if concurrent is not None and concurrent > fit:
-        raise ValueError(f"--concurrent {concurrent} does not fit: {cores} cores and {gpus} GPUs hold {fit} such trials")
+        raise ValueError(
+            f"--concurrent {concurrent} does not fit: {cores} cores and {gpus} GPUs hold {fit} such trials"
+        )
     threads = max(1, int(per_cpu))
     return Resources(slots, per_cpu, per_gpu, threads, max(threads, threads * slots), name or "CPU")
 
@@ -84,7 +87,7 @@ def start_ray(resources: Resources, temp_dir: str) -> Any:
     import ray
 
     if joins_cluster:
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return ray
     ray.init(
         num_cpus=max(1, int(resources.slots * resources.cpus_per_trial + 0.999)),
@@ -92,7 +95,7 @@ def start_ray(resources: Resources, temp_dir: str) -> Any:
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _temp_dir=temp_dir,
         configure_logging=True,
     )

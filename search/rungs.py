@@ -121,7 +121,9 @@ class StoppingAsha:
         earlier = list(scores.values())[: list(scores).index(trial)]
         cutoff = self.cutoff(earlier)
         wanted = "-" if cutoff is None else f"{cutoff:.3f}"
-        return f"{scores[trial]:.3f} at {self.levels[rung]} epochs, below the cut-off {wanted} of {len(earlier)} before it"
+        return (
+            f"{scores[trial]:.3f} at {self.levels[rung]} epochs, below the cut-off {wanted} of {len(earlier)} before it"
+        )
 
 
 class NoPruning:

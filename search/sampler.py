@@ -117,7 +117,9 @@ def shown_trials(state: StudyState) -> list[Trial]:
         return trials
     older, newest = trials[:-NEWEST_SHOWN], trials[-NEWEST_SHOWN:]
     score = {t.id: t.best_score(state.metric) for t in older}
-    best = sorted(older, key=lambda t: (-t.rung, -score[t.id] if not math.isnan(score[t.id]) else math.inf))[:BEST_SHOWN]
+    best = sorted(older, key=lambda t: (-t.rung, -score[t.id] if not math.isnan(score[t.id]) else math.inf))[
+        :BEST_SHOWN
+    ]
     return sorted(best, key=lambda t: t.number) + newest
 
 

@@ -99,7 +99,9 @@ def _search(
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        say(f"the disk of {study.folder} is full: the study is paused. Make room, then: {closing.resume_command(study)}")
+        say(
+            f"the disk of {study.folder} is full: the study is paused. Make room, then: {closing.resume_command(study)}"
+        )
         return StudyResult(study.folder, {}, EXIT_PAUSED)
     finally:
         journal.close()
@@ -154,7 +156,11 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
     test = f", {data['test_images']} held out" if data["test_images"] else ""
     turn = "a full turn" if data["full_turn"] else "not a full turn"
     passes = base.steps_per_epoch * base.batch_size / data["train_images"]
-    epoch = f"{base.steps_per_epoch} steps of {base.batch_size} images ({passes:.2g} passes)" if base.steps_per_epoch else "one pass"
+    epoch = (
+        f"{base.steps_per_epoch} steps of {base.batch_size} images ({passes:.2g} passes)"
+        if base.steps_per_epoch
+        else "one pass"
+    )
     lines = {
         "study": f"{plan['name']}" + (" (resumed)" if study.resumed else ""),
         "data": f"{data['name']}: {data['train_images']} train, {data['val_images']} val{test}; "

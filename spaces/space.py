@@ -130,7 +130,9 @@ def resolve(space: Space, profile: str, facts: DatasetFacts, fixed: Mapping[str,
     base_values = {**chosen.base, **fixed}
     if base_values.get("image_size_px") == FITTED:
         base_values["image_size_px"] = fit_canvas(facts, chosen.max_pixels)
-        notes.append(f"canvas {base_values['image_size_px'][0]} x {base_values['image_size_px'][1]} fitted to the images")
+        notes.append(
+            f"canvas {base_values['image_size_px'][0]} x {base_values['image_size_px'][1]} fitted to the images"
+        )
     base_values.setdefault("schedule_epochs", chosen.budget.epochs)
     canvas = tuple(_base_or_default(base_values, "image_size_px"))
     levels = len(_base_or_default(base_values, "neck_levels")) + _base_or_default(base_values, "extra_levels")
@@ -212,7 +214,9 @@ def load_space(name: str) -> Space:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f' Did you mean "{near[0]}"?' if near else ""
-        raise SpaceError(f'--space "{name}" is no space; there are {", ".join(known)}, or give a .py or .yaml file.{hint}')
+        raise SpaceError(
+            f'--space "{name}" is no space; there are {", ".join(known)}, or give a .py or .yaml file.{hint}'
+        )
     space = importlib.import_module(f"spaces.{name}").SPACE
     assert isinstance(space, Space), name
     return check_space(space)
@@ -255,7 +259,9 @@ def _from_yaml(path: Path) -> Space:
     profiles = {}
     for name, profile in parent.profiles.items():
         fields = {key: _entry_from_yaml(path, key, value) for key, value in content["fields"].items()}
-        budget = Budget(**{**vars(profile.budget), **_known(path, content.get("budget", {}), tuple(vars(profile.budget)))})
+        budget = Budget(
+            **{**vars(profile.budget), **_known(path, content.get("budget", {}), tuple(vars(profile.budget)))}
+        )
         base = {**profile.base, **content.get("base", {})}
         profiles[name] = Profile(base, fields, budget, profile.max_pixels, profile.street)
     return Space(path.stem, str(content.get("about", f"from {path.name}")), profiles)
@@ -275,9 +281,11 @@ def _entry_from_yaml(path: Path, name: str, value: Any) -> SpaceEntry:
             try:
                 match kind:
                     case "float":
-                        return Float(*map(float, arguments))
+                        low, high = map(float, arguments)
+                        return Float(low, high)
                     case "log":
-                        return Float(*map(float, arguments), log=True)
+                        low, high = map(float, arguments)
+                        return Float(low, high, log=True)
                     case "integer":
                         return Integer(*arguments)
                     case "choice":
@@ -289,4 +297,4 @@ def _entry_from_yaml(path: Path, name: str, value: Any) -> SpaceEntry:
     raise SpaceError(f"--space {path}: fields.{name} must be one of {{{_YAML_KINDS}}}, got {value!r}")
 
 
-__all__ = ["ConfigError", "Space", "ResolvedSpace", "load_space", "resolve", "space_names"]
+__all__ = ["ConfigError", "ResolvedSpace", "Space", "load_space", "resolve", "space_names"]

@@ -184,7 +184,7 @@ def crop_to_affine(windows_xyxy: Tensor, height: int, width: int) -> Affine:
 
 def resample(images: Tensor, affine: Affine) -> Tensor:
     """Images (B, 3, H, W) moved by `affine`, bilinear; what comes in from outside is the channel mean (0)."""
-    batch, _, height, width = images.shape
+    height, width = images.shape[2:]
     x = (torch.arange(width, device=images.device) + 0.5 - affine.shift_x[:, None]) / affine.scale_x[:, None]
     y = (torch.arange(height, device=images.device) + 0.5 - affine.shift_y[:, None]) / affine.scale_y[:, None]
     grid = torch.stack(

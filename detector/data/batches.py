@@ -35,7 +35,9 @@ class TrainingData:
         return f"{self.train.fingerprint[:8]}{self.val.fingerprint[:8]}"
 
 
-def load_training_data(source: DataSource | str | Path, canvas: tuple[int, int], skip_bad: bool = False) -> TrainingData:
+def load_training_data(
+    source: DataSource | str | Path, canvas: tuple[int, int], skip_bad: bool = False
+) -> TrainingData:
     """Reads, checks and decodes (or finds decoded) a dataset on `canvas` (height, width).
 
     Raises: DataError for every way in which a dataset can be wrong.

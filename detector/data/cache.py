@@ -61,7 +61,7 @@ def cached_split(split: Split, canvas: tuple[int, int], skip_bad: bool = False) 
     meta = json.loads((folder / "meta.json").read_text())
     if meta["bad"]:
         found: dict[str, list[str]] = {}
-        for position, rule, offender in meta["bad"]:
+        for _, rule, offender in meta["bad"]:
             found.setdefault(rule, []).append(offender)
         if not skip_bad:
             raise DataError(problem_message(str(split.annotations), found, droppable=True))
@@ -120,7 +120,9 @@ def _decode_onto(canvas: np.ndarray, record: ImageRecord) -> dict[str, Any]:
             ]
         }
     height, width, scale = letterbox_size(record.height, record.width, (canvas.shape[0], canvas.shape[1]))
-    resized = image[0] if image[0].size == (width, height) else image[0].resize((width, height), Image.Resampling.BILINEAR)
+    resized = (
+        image[0] if image[0].size == (width, height) else image[0].resize((width, height), Image.Resampling.BILINEAR)
+    )
     pixels = np.asarray(resized)
     canvas[:] = PADDING_VALUE
     canvas[:height, :width] = pixels

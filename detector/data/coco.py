@@ -92,7 +92,8 @@ class DataSource:
     def from_dict(cls, plain: Mapping[str, Any]) -> DataSource:
         """The inverse of `to_dict`."""
         pairs = {s: (Path(plain[s][0]), Path(plain[s][1])) if plain.get(s) else None for s in ("train", "val", "test")}
-        assert pairs["train"] and pairs["val"]
+        assert pairs["train"] is not None
+        assert pairs["val"] is not None
         return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"])
 
     @classmethod
@@ -103,7 +104,9 @@ class DataSource:
         """
         root = Path(folder)
         if not root.is_dir():
-            raise DataError(f"--data {str(folder)!r} must be a folder with train.json, val.json and images/; there is none")
+            raise DataError(
+                f"--data {str(folder)!r} must be a folder with train.json, val.json and images/; there is none"
+            )
         missing = [name for name in ("train.json", "val.json") if not (root / name).is_file()]
         if missing:
             found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
@@ -191,7 +194,9 @@ def read_split(name: str, annotations: Path, images_dir: Path, skip_bad: bool = 
     columns = _read_boxes(content["annotations"], records, index_of, problems)
     problems.raise_if_any()
     if not any(len(rows) for rows in columns.values()):
-        raise DataError(f"{annotations}: the {name} split must have at least one box; it has {len(records)} images and none")
+        raise DataError(
+            f"{annotations}: the {name} split must have at least one box; it has {len(records)} images and none"
+        )
     order = list(records)
     arrays = [_columns_as_arrays(columns[image_id]) for image_id in order]
     return Split(
@@ -203,7 +208,7 @@ def read_split(name: str, annotations: Path, images_dir: Path, skip_bad: bool = 
         [crowd for _, _, crowd, _ in arrays],
         [areas for _, _, _, areas in arrays],
         class_names,
-        content.get("info") if isinstance(content.get("info"), dict) else {},
+        info if isinstance(info := content.get("info"), dict) else {},
         problems.notes,
     )
 
@@ -254,7 +259,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: must be JSON; reading it said: {error}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: must be a JSON object with images, annotations, categories; it is a {type(content).__name__}")
+        raise DataError(
+            f"{path}: must be a JSON object with images, annotations, categories; it is a {type(content).__name__}"
+        )
     return content
 
 
@@ -320,14 +327,16 @@ def _read_boxes(
             problems.add("an annotation must name a known image", f"{where} (image_id {row.get('image_id')!r})")
             continue
         if row.get("category_id") not in index_of:
-            problems.add("an annotation must name a known category", f"{where} (category_id {row.get('category_id')!r})")
+            problems.add(
+                "an annotation must name a known category", f"{where} (category_id {row.get('category_id')!r})"
+            )
             continue
         record = records[row["image_id"]]
         box = _checked_box(row.get("bbox"), record, f"{where} in {record.file_name}", problems)
         if box is not None:
             area = row.get("area")
             own = (box[2] - box[0]) * (box[3] - box[1])
-            area = float(area) if _is_number(area) and area > 0 else own
+            area = float(area) if area is not None and _is_number(area) and area > 0 else own
             columns[record.id].append((box, index_of[row["category_id"]], bool(row.get("iscrowd", 0)), area))
     return columns
 
@@ -386,11 +395,13 @@ def split_fingerprint(split: Split) -> str:
 
 def coco_ground_truth(split: Split) -> dict[str, Any]:
     """The split as a COCO object for evaluators; category id = class index + 1, image id = position + 1."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for position, (boxes, labels, crowd, areas) in enumerate(
         zip(split.boxes_xyxy, split.labels, split.crowd, split.areas, strict=True)
     ):
-        for box, label, is_crowd, area in zip(boxes.tolist(), labels.tolist(), crowd.tolist(), areas.tolist(), strict=True):
+        for box, label, is_crowd, area in zip(
+            boxes.tolist(), labels.tolist(), crowd.tolist(), areas.tolist(), strict=True
+        ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,

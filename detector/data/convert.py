@@ -52,7 +52,9 @@ def read_yolo(src: Path) -> tuple[dict[str, list[_Annotated]], list[str]]:
             continue
         labels = Path(str(folder).replace(f"{os.sep}images", f"{os.sep}labels"))
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        splits[split] = [_read_yolo_image(file, labels / file.relative_to(folder).with_suffix(".txt"), names) for file in files]
+        splits[split] = [
+            _read_yolo_image(file, labels / file.relative_to(folder).with_suffix(".txt"), names) for file in files
+        ]
     return splits, names
 
 
@@ -68,7 +70,9 @@ def _yolo_names(src: Path) -> list[str]:
                 return [str(names[key]) for key in sorted(names)]
             if isinstance(names, list):
                 return [str(name) for name in names]
-    raise DataError(f"{src}: a YOLO folder must name its classes in classes.txt or data.yaml (names: [..]); found neither")
+    raise DataError(
+        f"{src}: a YOLO folder must name its classes in classes.txt or data.yaml (names: [..]); found neither"
+    )
 
 
 def _read_yolo_image(file: Path, label: Path, names: list[str]) -> _Annotated:
@@ -81,7 +85,12 @@ def _read_yolo_image(file: Path, label: Path, names: list[str]) -> _Annotated:
         try:
             kind, cx, cy, w, h = line.split()[:5]
             name = names[int(kind)]
-            x, y, w_px, h_px = (float(cx) - float(w) / 2) * width, (float(cy) - float(h) / 2) * height, float(w) * width, float(h) * height
+            x, y, w_px, h_px = (
+                (float(cx) - float(w) / 2) * width,
+                (float(cy) - float(h) / 2) * height,
+                float(w) * width,
+                float(h) * height,
+            )
         except (ValueError, IndexError):
             raise DataError(
                 f"{label}, line {number}: must be `class cx cy w h` with a class below {len(names)}, got {line!r}"
@@ -181,7 +190,9 @@ def _link(source: Path, target: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command; see `--help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m detector.data.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m detector.data.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--from", dest="kind", choices=("yolo", "voc"), required=True, help="layout of the source")
     parser.add_argument("src", type=Path, help="source folder")
@@ -191,7 +202,10 @@ def main(arguments: list[str] | None = None) -> None:
         if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
             raise CommandError(f"--out must be a new or empty folder; {options.out} holds something already")
         counts = convert(options.kind, options.src, options.out)
-    print(f"{options.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " images", file=sys.stderr)
+    print(
+        f"{options.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " images",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -143,7 +143,9 @@ def _window(part: Solid, scanner_height: float, rays: Rays) -> tuple[np.ndarray,
     return rows, columns
 
 
-def _intersect(part: Solid, scanner_height: float, azimuth: np.ndarray, elevation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _intersect(
+    part: Solid, scanner_height: float, azimuth: np.ndarray, elevation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(distance, cosine of incidence), each (rows, columns), of rays against one solid; inf where they miss.
 
     Worked in the part's own frame; the horizontal direction has length 1, so `t` is horizontal distance and the
@@ -260,7 +262,9 @@ def _make_image(job: tuple[int, str, int, int, str]) -> list[tuple[str, tuple[in
     return [(thing.label, thing.box_xyxy) for thing in objects]
 
 
-def make_dataset(out: Path, counts: dict[str, int], seed: int, degrees: int = 360, processes: int | None = None) -> None:
+def make_dataset(
+    out: Path, counts: dict[str, int], seed: int, degrees: int = 360, processes: int | None = None
+) -> None:
     """Writes images/ and a COCO file per split with at least one image. Deterministic by (seed, split, number)."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     columns = COLUMNS * degrees // 360
@@ -294,9 +298,7 @@ def _coco(names: list[str], objects: list[Any], columns: int, seed: int, degrees
             "description": "simulated 128-channel LiDAR street: depth, ambient, intensity",
             "detector_search": {"full_turn": degrees == 360, "area_ranges_px": AREA_RANGES_PX, "seed": seed},
         },
-        "images": [
-            {"id": n, "file_name": name, "width": columns, "height": ROWS} for n, name in enumerate(names, 1)
-        ],
+        "images": [{"id": n, "file_name": name, "width": columns, "height": ROWS} for n, name in enumerate(names, 1)],
         "annotations": annotations,
         "categories": [{"id": n, "name": name} for n, name in enumerate(CLASS_NAMES, 1)],
     }

@@ -73,7 +73,9 @@ class _Builder:
         self.thing = Thing(label, [])
         self.x, self.y, self.yaw, self.scale = x, y, yaw, scale
 
-    def add(self, kind: str, at: tuple[float, float, float], size: tuple[float, float, float], **surface: float) -> None:
+    def add(
+        self, kind: str, at: tuple[float, float, float], size: tuple[float, float, float], **surface: float
+    ) -> None:
         c, s, k = math.cos(self.yaw), math.sin(self.yaw), self.scale
         centre = (self.x + k * (c * at[0] - s * at[1]), self.y + k * (s * at[0] + c * at[1]), k * at[2])
         sides = (k * size[0], k * size[1], k * size[2])
@@ -86,16 +88,34 @@ def make_car(x: float, y: float, yaw: float, rng: np.random.Generator) -> list[T
     paint, laser = rng.uniform(0.08, 0.9), rng.uniform(0.15, 0.75)
     b = _Builder("car", x, y, yaw)
     waist = height * 0.6
-    b.add("box", (0, 0, (0.22 + waist) / 2), (length / 2, width / 2, (waist - 0.22) / 2), albedo=paint, reflectivity=laser)
+    b.add(
+        "box", (0, 0, (0.22 + waist) / 2), (length / 2, width / 2, (waist - 0.22) / 2), albedo=paint, reflectivity=laser
+    )
     cabin, back = length * rng.uniform(0.27, 0.34), -length * rng.uniform(0.03, 0.12)
-    b.add("box", (back, 0, (waist + height) / 2), (cabin, width * 0.44, (height - waist) / 2), albedo=0.12, reflectivity=0.1)
+    b.add(
+        "box",
+        (back, 0, (waist + height) / 2),
+        (cabin, width * 0.44, (height - waist) / 2),
+        albedo=0.12,
+        reflectivity=0.1,
+    )
     b.add("box", (back, 0, height - 0.04), (cabin * 0.85, width * 0.44, 0.05), albedo=paint, reflectivity=laser)
     for end in (-1, 1):
         b.add("box", (end * length / 2, 0, 0.5), (0.03, 0.26, 0.07), albedo=0.9, reflectivity=2.5)
         for side in (-1, 1):
-            b.add("disc", (end * length * 0.31, side * width * 0.5, 0.32), (0.32, 0.0, 0.0), albedo=0.05, reflectivity=0.08)
             b.add(
-                "box", (end * length * 0.49, side * width * 0.36, 0.68), (0.06, 0.16, 0.07), albedo=0.8, reflectivity=1.3
+                "disc",
+                (end * length * 0.31, side * width * 0.5, 0.32),
+                (0.32, 0.0, 0.0),
+                albedo=0.05,
+                reflectivity=0.08,
+            )
+            b.add(
+                "box",
+                (end * length * 0.49, side * width * 0.36, 0.68),
+                (0.06, 0.16, 0.07),
+                albedo=0.8,
+                reflectivity=1.3,
             )
     return [b.thing]
 
@@ -137,9 +157,7 @@ def _add_human(b: _Builder, hip: float, lean: float, rng: np.random.Generator, w
             "cylinder", (side * stride, side * 0.1, (foot + hip) / 2), (0.085, 0.085, (hip - foot) / 2),
             albedo=trousers, reflectivity=laser * 0.8,
         )  # fmt: skip
-        b.add(
-            "cylinder", (lean + 0.05, side * 0.24, hip + 0.3), (0.055, 0.055, 0.28), albedo=coat, reflectivity=laser
-        )
+        b.add("cylinder", (lean + 0.05, side * 0.24, hip + 0.3), (0.055, 0.055, 0.28), albedo=coat, reflectivity=laser)
     b.add("ellipsoid", (lean * 0.6, 0, hip + 0.3), (0.16, 0.22, 0.36), albedo=coat, reflectivity=laser)
     b.add("ellipsoid", (lean * 1.3, 0, hip + 0.74), (0.11, 0.1, 0.14), albedo=0.45, reflectivity=0.45)
 
@@ -290,7 +308,11 @@ def turn(u: float, v: float, heading: float) -> tuple[float, float]:
 
 
 def _add_surroundings(
-    street: Street, half_width: float, offset: float, occupied: list[tuple[float, float, float]], rng: np.random.Generator
+    street: Street,
+    half_width: float,
+    offset: float,
+    occupied: list[tuple[float, float, float]],
+    rng: np.random.Generator,
 ) -> None:
     """House fronts with gaps, trees, lamp posts, bollards and bins on both sides; nothing of it is annotated."""
     for side in (-1.0, 1.0):
@@ -308,14 +330,14 @@ def _add_surroundings(
                 street.things.append(_street_furniture(x, y, rng))
 
 
-def _add_house(
-    street: Street, u: float, v: float, size: tuple[float, float, float], rng: np.random.Generator
-) -> None:
+def _add_house(street: Street, u: float, v: float, size: tuple[float, float, float], rng: np.random.Generator) -> None:
     x, y = turn(u, v, street.heading)
     b = _Builder("", x, y, street.heading)
     wall = rng.uniform(0.2, 0.8)
     length, depth, height = size
-    b.add("box", (0, 0, height / 2), (length / 2, depth / 2, height / 2), albedo=wall, reflectivity=rng.uniform(0.3, 0.7))
+    b.add(
+        "box", (0, 0, height / 2), (length / 2, depth / 2, height / 2), albedo=wall, reflectivity=rng.uniform(0.3, 0.7)
+    )
     for floor in np.arange(1.0, height - 1.6, 3.0):  # window bands, a hand's breadth in front of the wall
         b.add(
             "box", (0, 0, float(floor) + 0.9), (length / 2 - 0.6, depth / 2 + 0.05, 0.65),

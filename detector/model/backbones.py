@@ -126,7 +126,7 @@ def _load_trunk_weights(trunk: nn.Module, config: DetectorConfig) -> None:
 
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:
-    weights = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    weights = get_model_weights(name).DEFAULT
     try:
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
@@ -147,7 +147,9 @@ def read_state_dict(path: str, field: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for one cause: not a weights file
-        raise ConfigError(f"{field}={path!r} must be a file of tensors saved by torch.save; reading it said: {error}") from None
+        raise ConfigError(
+            f"{field}={path!r} must be a file of tensors saved by torch.save; reading it said: {error}"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -6,6 +6,9 @@ Shapes: B images, L levels, H W cells of a level, A anchors a cell, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,27 +32,27 @@ class Tower(nn.Module):
         group_channels = config.group_norm_channels if kind == "group" else 0
         widths = [in_channels] + ([config.head_channels] * depth if depth else [])
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, padding=1, bias=kind == "none")
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, kernel_size=3, padding=1, bias=kind == "none") for a, b in pairwise(widths)
         )
         norm_sets = num_levels if kind == "batch" else 1
         self.norms = nn.ModuleList(
             nn.ModuleList(make_norm(kind, width, group_channels) for width in widths[1:]) for _ in range(norm_sets)
         )
         self.output = nn.Conv2d(widths[-1], out_channels, kernel_size=3, padding=1)
-        for conv in [*self.convs, self.output]:
+        for conv in cast(list[nn.Conv2d], [*self.convs, self.output]):
             nn.init.normal_(conv.weight, std=0.01)  # Lin et al. 2018, section 4.1
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
         if kind != "none":  # a norm right behind takes the scale away: the usual fan-in init trains faster
-            for conv in self.convs:
+            for conv in cast(Iterable[nn.Conv2d], self.convs):
                 nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor, level: int) -> Tensor:
-        norms = self.norms[level if len(self.norms) > 1 else 0]
+        norms = cast(nn.ModuleList, self.norms[level if len(self.norms) > 1 else 0])
         for conv, norm in zip(self.convs, norms, strict=True):
             x = F.relu(norm(conv(x)))
-        return self.output(x)
+        output: Tensor = self.output(x)
+        return output
 
 
 class DenseHead(nn.Module):

@@ -38,9 +38,7 @@ class FPN(nn.Module):
             for n in range(len(laterals) - 2, -1, -1):
                 upsampled = F.interpolate(laterals[n + 1], size=laterals[n].shape[-2:], mode="nearest")
                 laterals[n] = laterals[n] + upsampled
-        outputs = [
-            norm(conv(x)) for conv, norm, x in zip(self.output, self.output_norm, laterals, strict=True)
-        ]
+        outputs = [norm(conv(x)) for conv, norm, x in zip(self.output, self.output_norm, laterals, strict=True)]
         x = features[-1] if self.extra_from_trunk else outputs[-1]
         for n, conv in enumerate(self.extra):
             x = conv(x if n == 0 else F.relu(x))

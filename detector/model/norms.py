@@ -13,7 +13,8 @@ def make_norm(kind: str, channels: int, group_channels: int = 8) -> nn.Module:
     if kind == "group":
         return nn.GroupNorm(num_groups_for(channels, group_channels), channels)
     if kind == "frozen":
-        return FrozenBatchNorm2d(channels)
+        frozen: nn.Module = FrozenBatchNorm2d(channels)
+        return frozen
     assert kind == "none", kind
     return nn.Identity()
 

@@ -62,7 +62,8 @@ def nms_by_group(boxes_xyxy: Tensor, scores: Tensor, group: Tensor, iou: float, 
     shift = group.double() * (extent + 1)
     moved = boxes_xyxy.double()
     moved[:, 0::2] += shift[:, None]
-    return nms(moved, scores.double(), iou)
+    kept: Tensor = nms(moved, scores.double(), iou)
+    return kept
 
 
 def _rank_within(image_best_first: Tensor, batch: int) -> Tensor:
