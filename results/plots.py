@@ -17,6 +17,7 @@ def learning_curves_png(state: StudyState, title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -51,6 +52,7 @@ def learning_curves_png(state: StudyState, title: str) -> bytes:
     handles.append(Line2D([], [], color="#555555", linestyle="--", label="base"))
     axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower right")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(state.metric)
     axes.set_title(title, fontsize=10)
     axes.set_ylim(bottom=0)

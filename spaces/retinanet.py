@@ -37,7 +37,7 @@ CPU_BASE = {
     "head_depth": 1,
     "head_channels": 48,
     "batch_size": 4,
-    "steps_per_epoch": 72,  # minutes on two cores whatever the size of the dataset
+    "steps_per_epoch": 50,  # minutes on two cores whatever the size of the dataset
 }
 
 GPU_BASE = {
@@ -56,17 +56,17 @@ GPU_BASE = {
 FIELDS: dict[str, SpaceEntry] = {
     # Optimization
     "optimizer": Choice("adamw", "sgd"),
-    "lr": When("optimizer", {"adamw": Float(5e-4, 5e-3, log=True), "sgd": Float(5e-3, 4e-2, log=True)}),
+    "lr": When("optimizer", {"adamw": Float(7e-4, 5e-3, log=True), "sgd": Float(5e-3, 5e-2, log=True)}),
     "weight_decay": Float(1e-5, 3e-2, log=True),
     # Anchors
-    "anchor_sizes": Fitted(0.75, 1.5),
-    "anchor_scales": Choice((1.0,), (1.0, 2**0.5), (1.0, 2 ** (1 / 3), 2 ** (2 / 3))),
+    "anchor_sizes": Fitted(0.8, 1.4),
+    "anchor_scales": Choice((1.0,), (1.0, 2**0.5)),
     "anchor_ratios": Choice(FITTED, (0.5, 1.0, 2.0)),
     # Augmentation
-    "zoom_max": Float(0.0, 0.4),
-    "translate_max": Float(0.0, 0.15),
-    "jitter_strength": Float(0.0, 0.4),
-    "crop_probability": Float(0.0, 0.4),
+    "zoom_max": Float(0.0, 0.3),
+    "translate_max": Float(0.0, 0.1),
+    "jitter_strength": Float(0.0, 0.3),
+    "crop_probability": Float(0.0, 0.3),
     "roll_probability": Choice(0.0, 0.5),
     # Neck and heads
     "neck_top_down": Choice(True, False),
@@ -86,8 +86,8 @@ SPACE = Space(
     profiles={
         "cpu": Profile(
             CPU_BASE,
-            {**FIELDS, "head_channels": Choice(32, 48, 64)},
-            Budget(trials=16, epochs=18, grace=2, eta=3),
+            {**FIELDS, "head_channels": Choice(32, 48)},
+            Budget(trials=16, epochs=24, grace=2, eta=4),
             max_pixels=82_000,
             street=StreetData(train=400, val=100, test=100, degrees=180),
         ),

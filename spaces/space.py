@@ -135,10 +135,11 @@ def resolve(space: Space, profile: str, facts: DatasetFacts, fixed: Mapping[str,
         )
     base_values.setdefault("schedule_epochs", chosen.budget.epochs)
     canvas = tuple(_base_or_default(base_values, "image_size_px"))
-    levels = len(_base_or_default(base_values, "neck_levels")) + _base_or_default(base_values, "extra_levels")
+    neck_levels = _base_or_default(base_values, "neck_levels")
+    levels = len(neck_levels) + _base_or_default(base_values, "extra_levels")
     scales = tuple(_base_or_default(base_values, "anchor_scales"))
     fitted: dict[str, Any] = {
-        "anchor_sizes": fit_anchor_size(facts, (canvas[0], canvas[1]), levels, scales),
+        "anchor_sizes": fit_anchor_size(facts, (canvas[0], canvas[1]), 2 ** neck_levels[0], levels, scales),
         "anchor_ratios": fit_anchor_ratios(facts),
     }
     for name, value in fitted.items():
