@@ -55,6 +55,7 @@ class Predictor:
         import torch
         from PIL import Image
 
+        from detector.data.augment import normalise_plainly
         from detector.data.cache import PADDING_VALUE, letterbox_size
 
         canvas_size = self.config.image_size_px
@@ -62,7 +63,7 @@ class Predictor:
         canvas = np.full((*canvas_size, 3), PADDING_VALUE, dtype=np.uint8)
         canvas[:height, :width] = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
         image = torch.from_numpy(canvas).to(self.device)[None]
-        found = self.model.detect(((image / 255.0 - self.mean) / self.std).permute(0, 3, 1, 2)).cpu()
+        found = self.model.detect(normalise_plainly(image, self.mean, self.std)).cpu()
         boxes = found.boxes_xyxy.double().numpy() / scale
         limit = np.array([pixels.shape[1], pixels.shape[0]] * 2, dtype=np.float64)
         boxes = np.minimum(boxes, limit)

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detector.config import ConfigError, ConsumedConfig, DetectorConfig
+from detector.data.augment import normalise_plainly
 from detector.data.batches import TrainingBatches, TrainingData, load_batch
 from detector.data.cache import CachedSplit
 from detector.data.coco import coco_ground_truth
@@ -180,7 +181,7 @@ class Trainer:
         for start in range(0, len(cached), self.eval_batch_size):
             index = np.arange(start, min(start + self.eval_batch_size, len(cached)))
             images, _, _ = load_batch(cached, index, self.device)
-            normalised = ((images / 255.0 - self.batches.mean) / self.batches.std).permute(0, 3, 1, 2)
+            normalised = normalise_plainly(images, self.batches.mean, self.batches.std)
             with self._autocast():
                 logits, box_regression = model(normalised)
             found = model.postprocess(logits, box_regression, model.anchors_xyxy)

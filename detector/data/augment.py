@@ -113,6 +113,11 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor, gain: Tensor, brightnes
     return (images * scale[:, None, None, :] + shift[:, None, None, :]).permute(0, 3, 1, 2)
 
 
+def normalise_plainly(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W), channels_last: (x / 255 - mean) / std, as evaluation sees it."""
+    return normalise(images, mean, std, torch.ones_like(mean)[None], torch.zeros_like(mean)[:1])
+
+
 def flip_and_roll_images(images: Tensor, flip: Tensor, shift: Tensor, content_width: Tensor) -> Tensor:
     """Mirrors, then rolls each image (B, H, W, 3) to the right by `shift` columns within its content."""
     batch, height, width, channels = images.shape

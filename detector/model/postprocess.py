@@ -56,14 +56,19 @@ class Postprocess:
 def nms_by_group(boxes_xyxy: Tensor, scores: Tensor, group: Tensor, iou: float, extent: int) -> Tensor:
     """Indices kept by greedy NMS within each group, best score first.
 
-    Groups are laid on a line, `extent` + 1 apart; in fp64, for which even 10 000 groups cost no precision that
-    would change an overlap (in fp32 they would).
+    On a GPU in one call: groups are laid on a line, `extent` + 1 apart, in fp64, for which even 10 000 groups cost no
+    precision that would change an overlap (in fp32 they would). On a CPU group by group: its NMS compares all pairs,
+    and the pairs across groups were nine tenths of an evaluation's NMS time.
     """
-    shift = group.double() * (extent + 1)
-    moved = boxes_xyxy.double()
-    moved[:, 0::2] += shift[:, None]
-    kept: Tensor = nms(moved, scores.double(), iou)
-    return kept
+    if boxes_xyxy.is_cuda:
+        moved = boxes_xyxy.double() + (group.double() * (extent + 1))[:, None] * boxes_xyxy.new_tensor([1, 0, 1, 0])
+        kept: Tensor = nms(moved, scores.double(), iou)
+        return kept
+    by_group = group.argsort(stable=True)
+    sizes = torch.unique_consecutive(group[by_group], return_counts=True)[1].tolist()
+    pieces = [rows[nms(boxes_xyxy[rows], scores[rows], iou)] for rows in by_group.split(sizes)]
+    kept = torch.cat(pieces) if pieces else by_group
+    return kept[scores[kept].argsort(descending=True, stable=True)]
 
 
 def _rank_within(image_best_first: Tensor, batch: int) -> Tensor:

@@ -1,0 +1,101 @@
+"""Anchors against literal numbers, with the arithmetic beside them, and against torchvision's generator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from detector.config import DetectorConfig
+from detector.model.anchors import (
+    cell_anchors_xyxy,
+    level_shapes,
+    level_sizes,
+    level_strides,
+    make_anchors_xyxy,
+    num_anchors_per_cell,
+)
+
+
+def config(**values: object) -> DetectorConfig:
+    defaults = {"image_size_px": (64, 96), "neck_levels": (3,), "extra_levels": 0, "anchor_scales": (1.0,)}
+    return DetectorConfig(**{**defaults, **values})
+
+
+def test_a_tall_anchor_stands_around_the_middle_of_its_cell() -> None:
+    # Side 16, ratio height / width = 4: height 16 * 2 = 32, width 16 / 2 = 8. Stride 8: first centre (4, 4).
+    anchors = make_anchors_xyxy(config(anchor_sizes=16.0, anchor_ratios=(4.0,)))
+    assert anchors.shape == (8 * 12, 4)  # 64 / 8 rows of 96 / 8 cells
+    assert anchors[0].tolist() == [0.0, -12.0, 8.0, 20.0]  # 4 -+ 4, 4 -+ 16
+    assert anchors[1].tolist() == [8.0, -12.0, 16.0, 20.0]  # the next column: x + 8
+    assert anchors[12].tolist() == [0.0, -4.0, 8.0, 28.0]  # the next row: y + 8
+    assert anchors[-1].tolist() == [88.0, 44.0, 96.0, 76.0]  # last centre (92, 60)
+
+
+def test_the_offset_moves_the_centre_in_strides() -> None:
+    first = make_anchors_xyxy(config(anchor_sizes=16.0, anchor_ratios=(1.0,), anchor_offset=0.0))[0]
+    assert first.tolist() == [-8.0, -8.0, 8.0, 8.0]
+    first = make_anchors_xyxy(config(anchor_sizes=16.0, anchor_ratios=(1.0,), anchor_offset=0.25))[0]
+    assert first.tolist() == [-6.0, -6.0, 10.0, 10.0]  # centre 0.25 * 8 = 2
+
+
+def test_order_within_a_cell_is_ratio_then_size_then_scale() -> None:
+    made = cell_anchors_xyxy((8.0, 32.0), config(anchor_scales=(1.0, 2.0), anchor_ratios=(0.25, 4.0)))
+    sides = (made[:, 2:] - made[:, :2]).tolist()
+    # ratio 0.25: width s * 2, height s / 2; ratio 4: the other way round; s = 8, 16, 32, 64
+    assert sides == [[16, 4], [32, 8], [64, 16], [128, 32], [4, 16], [8, 32], [16, 64], [32, 128]]
+
+
+def test_a_ratio_keeps_the_area() -> None:
+    made = cell_anchors_xyxy((20.0,), config(anchor_ratios=(0.3, 1.0, 3.7)))
+    areas = (made[:, 2] - made[:, 0]) * (made[:, 3] - made[:, 1])
+    assert areas.tolist() == pytest.approx([400.0, 400.0, 400.0])
+
+
+def test_rounding_gives_whole_corners() -> None:
+    # Side 9: corners -+4.5, which round to even: -+4.
+    rounded = cell_anchors_xyxy((9.0,), config(anchor_ratios=(1.0,), anchor_rounding=True))
+    plain = cell_anchors_xyxy((9.0,), config(anchor_ratios=(1.0,)))
+    assert rounded.tolist() == [[-4.0, -4.0, 4.0, 4.0]]
+    assert plain.tolist() == [[-4.5, -4.5, 4.5, 4.5]]
+
+
+def test_one_size_doubles_from_level_to_level() -> None:
+    assert level_sizes(10.0, 3) == [(10.0,), (20.0,), (40.0,)]
+    assert level_sizes((5.0, 7.0), 2) == [(5.0,), (7.0,)]
+    assert level_sizes(((5.0, 6.0), (7.0, 8.0)), 2) == [(5.0, 6.0), (7.0, 8.0)]
+
+
+def test_levels_lie_one_behind_the_other_finest_first() -> None:
+    made = config(neck_levels=(3, 4), extra_levels=1, anchor_sizes=(8.0, 20.0, 50.0), anchor_ratios=(1.0,))
+    assert level_strides(made) == [8, 16, 32]
+    assert level_shapes(made) == [(8, 12), (4, 6), (2, 3)]
+    anchors = make_anchors_xyxy(made)
+    assert len(anchors) == 96 + 24 + 6
+    assert anchors[0].tolist() == [0.0, 0.0, 8.0, 8.0]
+    assert anchors[96].tolist() == [-2.0, -2.0, 18.0, 18.0]  # centre 8, half side 10
+    assert anchors[120].tolist() == [-9.0, -9.0, 41.0, 41.0]  # centre 16, half side 25
+
+
+def test_a_level_that_does_not_divide_the_canvas_rounds_up() -> None:
+    made = config(neck_levels=(5,), extra_levels=2)  # 64 x 96 at strides 32, 64, 128
+    assert level_shapes(made) == [(2, 3), (1, 2), (1, 1)]
+
+
+def test_num_anchors_per_cell_counts_sizes_scales_and_ratios() -> None:
+    made = config(anchor_sizes=((8.0, 9.0),), anchor_scales=(1.0, 1.5, 2.0), anchor_ratios=(0.5, 1.0, 2.0, 3.0))
+    assert num_anchors_per_cell(made) == 2 * 3 * 4
+    assert len(make_anchors_xyxy(made)) == 24 * 8 * 12
+
+
+@pytest.mark.parametrize("canvas", [(128, 512), (64, 96)])
+def test_equal_to_torchvisions_generator(canvas: tuple[int, int]) -> None:
+    sizes = tuple((float(x), float(int(x * 2 ** (1 / 3))), float(int(x * 2 ** (2 / 3)))) for x in (32, 64))
+    ratios = (0.5, 1.0, 2.0)
+    ours = make_anchors_xyxy(
+        config(image_size_px=canvas, neck_levels=(3, 4), anchor_sizes=sizes, anchor_ratios=ratios, anchor_offset=0.0, anchor_rounding=True)
+    )
+    maps = [torch.zeros(1, 1, canvas[0] // stride, canvas[1] // stride) for stride in (8, 16)]
+    theirs = AnchorGenerator(sizes, (ratios,) * 2)(ImageList(torch.zeros(1, 3, *canvas), [canvas]), maps)[0]
+    assert torch.equal(ours, theirs)

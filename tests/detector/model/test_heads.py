@@ -1,0 +1,139 @@
+"""The heads: order of their outputs, prior, sharing, norms and precision."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detector.config import DetectorConfig
+from detector.model.heads import DenseHead, permute_to_b_hwa_k
+from detector.model.norms import make_norm, num_groups_for
+
+ANCHORS, CLASSES, CHANNELS = 3, 5, 16
+SHAPES = [(4, 6), (2, 3)]
+
+
+def head(**values: Any) -> DenseHead:
+    torch.manual_seed(0)
+    defaults = {"neck_channels": CHANNELS, "head_channels": 24, "head_depth": 2}
+    return DenseHead(DetectorConfig(**{**defaults, **values}), ANCHORS, CLASSES, len(SHAPES))
+
+
+def pyramid(seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, CHANNELS, *shape, generator=generator) for shape in SHAPES]
+
+
+def test_permute_puts_row_column_anchor_in_front_and_k_last() -> None:
+    # The value at (b, a * K + k, y, x) spells its own address in decimal digits.
+    b, a, k, y, x = torch.meshgrid(*(torch.arange(n) for n in (2, ANCHORS, CLASSES, 4, 6)), indexing="ij")
+    spelled = 10000 * b + 1000 * a + 100 * k + 10 * y + x
+    flat = permute_to_b_hwa_k(spelled.reshape(2, ANCHORS * CLASSES, 4, 6), CLASSES)
+    assert flat.shape == (2, 4 * 6 * ANCHORS, CLASSES)
+    assert flat[1, (3 * 6 + 5) * ANCHORS + 2, 4] == 12435  # image 1, row 3, column 5, anchor 2, class 4
+    assert flat[0, 1 * ANCHORS + 0, 0] == 1  # the second column follows the anchors of the first
+
+
+def test_permute_is_the_same_for_channels_last() -> None:
+    x = torch.randn(2, ANCHORS * 4, 4, 6, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(permute_to_b_hwa_k(x, 4), permute_to_b_hwa_k(x.to(memory_format=torch.channels_last), 4))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 4])
+@pytest.mark.parametrize("shared", [True, False])
+def test_shapes_over_all_levels(depth: int, shared: bool) -> None:
+    logits, regression = head(head_depth=depth, head_shared=shared)(pyramid())
+    total = (24 + 6) * ANCHORS
+    assert logits.shape == (2, total, CLASSES)
+    assert regression.shape == (2, total, 4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("prior", [0.01, 0.3])
+def test_scores_start_at_the_prior(prior: float, shared: bool) -> None:
+    made = head(prior_probability=prior, head_shared=shared)
+    for tower in made.classification:
+        torch.testing.assert_close(tower.output.bias, torch.full((ANCHORS * CLASSES,), math.log(prior / (1 - prior))))
+    scores = made(pyramid())[0].sigmoid()
+    assert scores.mean().item() == pytest.approx(prior, rel=0.05)
+    for tower in made.regression:
+        assert (tower.output.bias == 0).all()
+
+
+def test_levels_come_one_behind_the_other_in_the_pyramids_order() -> None:
+    made = head()
+    before = made(pyramid())[0]
+    changed = pyramid()
+    changed[1] += 1.0
+    after = made(changed)[0]
+    first = 24 * ANCHORS
+    assert torch.equal(before[:, :first], after[:, :first])
+    assert not torch.equal(before[:, first:], after[:, first:])
+
+
+def test_classification_and_regression_share_no_convolution() -> None:
+    made = head()
+    before = made(pyramid())
+    with torch.no_grad():
+        made.classification[0].convs[0].weight.zero_()
+    after = made(pyramid())
+    assert not torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_shared_head_gives_equal_maps_equal_outputs_and_own_heads_do_not(shared: bool) -> None:
+    made = head(head_shared=shared)
+    same = pyramid()[0]
+    logits, _ = made([same, same])
+    first, second = logits.chunk(2, dim=1)
+    assert torch.equal(first, second) is shared
+    assert len(made.classification) == len(made.regression) == (1 if shared else 2)
+
+
+def test_batch_norms_are_per_level_under_shared_convolutions() -> None:
+    made = head(head_norm="batch").train()
+    tower = made.classification[0]
+    assert len(tower.convs) == 2
+    assert [len(norms) for norms in tower.norms] == [2, 2]
+    made([pyramid()[0], 5 + pyramid()[1]])
+    means = [norms[0].running_mean for norms in tower.norms]
+    assert not torch.allclose(means[0], means[1])
+    assert all(conv.bias is None for conv in tower.convs)
+
+
+def test_group_norms_are_shared_by_the_levels() -> None:
+    tower = head(head_norm="group", group_norm_channels=12).classification[0]
+    assert len(tower.norms) == 1
+    assert [norm.num_groups for norm in tower.norms[0]] == [2, 2]
+
+
+def test_without_convolutions_there_is_no_norm_and_the_output_reads_the_neck() -> None:
+    made = head(head_depth=0, head_norm="batch", neck_channels=CHANNELS)
+    assert not [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert made.classification[0].output.in_channels == CHANNELS
+    torch.testing.assert_close(
+        made(pyramid())[0][:, : 24 * ANCHORS], permute_to_b_hwa_k(made.classification[0].output(pyramid()[0]), CLASSES)
+    )
+
+
+def test_outputs_are_fp32_under_bf16_layers() -> None:
+    made = head()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, regression = made(pyramid())
+    assert logits.dtype == regression.dtype == torch.float32
+    exact = made(pyramid())[0]
+    assert not torch.equal(logits, exact)  # the layers did run in bfloat16
+    torch.testing.assert_close(logits, exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("channels", "per_group", "groups"), [(16, 8, 2), (16, 16, 1), (24, 7, 3), (40, 7, 5), (8, 256, 1), (20, 3, 5)])
+def test_the_number_of_groups_divides_the_channels(channels: int, per_group: int, groups: int) -> None:
+    assert num_groups_for(channels, per_group) == groups  # 40 // 7 = 5; 20 // 3 = 6, which does not divide 20: 5
+    made = make_norm("group", channels, per_group)
+    assert isinstance(made, nn.GroupNorm)
+    assert made.num_groups == groups

@@ -1,0 +1,166 @@
+"""Focal and box losses against torchvision's, by hand, and over padded batches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from detector.config import DetectorConfig
+from detector.model.box_coding import decode_boxes, encode_boxes
+from detector.model.losses import DetectionLoss, focal_loss
+from detector.model.matching import BACKGROUND, IGNORED
+from tests.detector.model.test_box_coding import random_boxes
+
+NUM_CLASSES = 3
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.1, 0.25, 0.9])
+def test_focal_loss_equals_torchvisions(gamma: float, alpha: float) -> None:
+    logits = torch.linspace(-12, 12, 49, dtype=torch.float64)  # in fp32 1 - p of theirs cancels
+    for target in (True, False):
+        theirs = sigmoid_focal_loss(logits, torch.full_like(logits, float(target)), alpha=alpha, gamma=gamma)
+        torch.testing.assert_close(focal_loss(logits, target, gamma, alpha), theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_focal_loss_by_hand() -> None:
+    # p = 1/2: alpha_t * (1/2)^2 * log 2.
+    assert focal_loss(torch.tensor(0.0), True, 2.0, 0.25).item() == pytest.approx(0.25 * 0.25 * math.log(2))
+    assert focal_loss(torch.tensor(0.0), False, 2.0, 0.25).item() == pytest.approx(0.75 * 0.25 * math.log(2))
+
+
+def test_focal_loss_and_its_gradient_stay_finite_where_the_sigmoid_is_flat() -> None:
+    for target in (True, False):
+        logits = torch.tensor([-90.0, -30.0, 30.0, 90.0], requires_grad=True)
+        loss = focal_loss(logits, target, 2.0, 0.25)
+        loss.sum().backward()
+        assert torch.isfinite(loss).all()
+        assert torch.isfinite(logits.grad).all()
+
+
+class Batch:
+    """Two images: three boxes, and one box with two rows of padding; 40 anchors, some of each kind of match."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(40)
+        self.anchors = random_boxes(40, seed=41)
+        self.boxes = torch.stack([random_boxes(3, seed=42), random_boxes(3, seed=43)])
+        self.labels = torch.tensor([[2, 0, 1], [1, -1, -1]])
+        self.boxes[1, 1:] = 0
+        self.matched = torch.full((2, 40), BACKGROUND)
+        self.matched[0, :6] = torch.tensor([0, 1, 2, 2, 1, 0])
+        self.matched[1, 10:12] = 0
+        self.matched[:, 30:] = IGNORED
+        self.logits = torch.randn(2, 40, NUM_CLASSES, generator=generator) * 2
+        self.regression = torch.randn(2, 40, 4, generator=generator) * 0.3
+
+    def loss(self, **values: object) -> tuple[Tensor, Tensor]:
+        loss = DetectionLoss(DetectorConfig(**values))
+        return loss(self.logits, self.regression, self.matched, self.boxes, self.labels, self.anchors)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return Batch()
+
+
+def image_by_image(batch: Batch, box_loss: str, beta: float, gamma: float, alpha: float) -> list[tuple[Tensor, Tensor, int]]:
+    """Plain reference: (classification sum, box sum, positives) of each image."""
+    found = []
+    for n in range(len(batch.logits)):
+        positive = (batch.matched[n] >= 0).nonzero().flatten()
+        counted = batch.matched[n] != IGNORED
+        target = torch.zeros_like(batch.logits[n])
+        for a in positive.tolist():
+            target[a, batch.labels[n, batch.matched[n, a]]] = 1.0
+        classes = sigmoid_focal_loss(batch.logits[n][counted], target[counted], alpha, gamma, reduction="sum")
+        wanted, anchors = batch.boxes[n][batch.matched[n][positive]], batch.anchors[positive]
+        predicted = batch.regression[n][positive]
+        if box_loss == "giou":
+            boxes = generalized_box_iou_loss(decode_boxes(predicted, anchors), wanted, reduction="sum")
+        else:
+            boxes = F.smooth_l1_loss(predicted, encode_boxes(wanted, anchors), beta=beta, reduction="sum")
+        found.append((classes, boxes, len(positive)))
+    return found
+
+
+@pytest.mark.parametrize("normalization", ["image", "batch"])
+@pytest.mark.parametrize(("box_loss", "beta"), [("smooth_l1", 0.0), ("smooth_l1", 0.4), ("giou", 0.0)])
+def test_both_losses_equal_a_plain_loop_over_images(batch: Batch, normalization: str, box_loss: str, beta: float) -> None:
+    rows = image_by_image(batch, box_loss, beta, gamma=1.5, alpha=0.4)
+    assert [row[2] for row in rows] == [6, 2]
+    if normalization == "image":
+        expected = [sum(row[k] / row[2] for row in rows) / 2 for k in (0, 1)]
+    else:
+        expected = [sum(row[k] for row in rows) / 8 for k in (0, 1)]
+    classification, box = batch.loss(
+        focal_gamma=1.5, focal_alpha=0.4, box_loss=box_loss, smooth_l1_beta=beta, loss_normalization=normalization, box_loss_weight=3.0
+    )
+    torch.testing.assert_close(classification, expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(box, 3.0 * expected[1], rtol=1e-5, atol=1e-6)
+
+
+def test_ignored_anchors_count_for_nothing(batch: Batch) -> None:
+    before = batch.loss()
+    batch.logits[:, 30:] += 5.0
+    batch.regression[:, 30:] += 5.0
+    assert batch.loss() == before
+    batch.logits[:, 29] += 5.0
+    assert batch.loss()[0] > before[0]
+
+
+def test_background_counts_for_the_classes_and_not_for_the_boxes(batch: Batch) -> None:
+    before = batch.loss()
+    batch.regression[0, 20] += 5.0
+    batch.logits[0, 20] -= 1.0
+    after = batch.loss()
+    assert after[1] == before[1]
+    assert after[0] < before[0]
+
+
+@pytest.mark.parametrize("normalization", ["image", "batch"])
+def test_an_image_without_boxes_has_no_box_loss_and_divides_by_one(batch: Batch, normalization: str) -> None:
+    batch.matched[:] = BACKGROUND
+    classification, box = batch.loss(loss_normalization=normalization)
+    total = focal_loss(batch.logits, False, 2.0, 0.25).sum()
+    assert box == 0
+    torch.testing.assert_close(classification, total / 2 if normalization == "image" else total)
+
+
+def test_a_batch_padded_to_no_box_at_all_has_gradients() -> None:
+    logits = torch.zeros(2, 5, NUM_CLASSES, requires_grad=True)
+    regression = torch.zeros(2, 5, 4, requires_grad=True)
+    classification, box = DetectionLoss(DetectorConfig())(
+        logits, regression, torch.full((2, 5), BACKGROUND), torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), random_boxes(5, seed=44)
+    )
+    (classification + box).backward()
+    assert box == 0
+    assert (logits.grad > 0).all()
+    assert torch.isfinite(regression.grad).all()
+
+
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
+def test_a_perfect_regression_has_no_box_loss(batch: Batch, box_loss: str) -> None:
+    for n in range(2):
+        index = batch.matched[n].clamp(min=0)
+        batch.regression[n] = encode_boxes(batch.boxes[n][index], batch.anchors)
+    assert batch.loss(box_loss=box_loss)[1].item() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
+def test_padding_gives_finite_gradients(batch: Batch, box_loss: str) -> None:
+    batch.matched[1] = BACKGROUND  # its boxes are read at row 0 all the same
+    batch.boxes[1] = 0
+    batch.labels[1] = -1
+    batch.logits.requires_grad_(True)
+    batch.regression.requires_grad_(True)
+    sum(batch.loss(box_loss=box_loss)).backward()
+    assert torch.isfinite(batch.logits.grad).all()
+    assert torch.isfinite(batch.regression.grad).all()
+    assert (batch.regression.grad[0, :6] != 0).any()
+    assert (batch.regression.grad[1] == 0).all()

@@ -1,0 +1,96 @@
+"""What the tests of the search build by hand: datasets' facts, resolved spaces, epoch results, engines without Ray."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from results.records import StudyState, read_journal
+from search.engine import Engine, Leg, Limits
+from search.journal import Journal
+from search.rungs import make_scheduler
+from spaces.fitting import DatasetFacts
+from spaces.space import ResolvedSpace, load_space, resolve
+
+STREET = DatasetFacts(((128, 512),) * 4, ((20.0, 12.0), (30.0, 14.0), (16.0, 40.0), (12.0, 12.0)), (0, 1, 2, 3), full_turn=True)
+PHOTOS = DatasetFacts(((480, 640),) * 3, ((100.0, 80.0), (200.0, 210.0), (60.0, 150.0)), (0, 1, 2), full_turn=False)
+
+FINGERPRINT = "0123456789abcdef"
+
+
+def smoke_space() -> ResolvedSpace:
+    """The smoke space on a street-like dataset."""
+    return resolve(load_space("smoke"), "cpu", STREET)
+
+
+def epoch_result(epoch: int, score: float, seconds: float = 1.0) -> dict[str, Any]:
+    """An epoch's report as a leg hands it back."""
+    names = ("AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large")
+    return {
+        "epoch": epoch,
+        "train_loss": 1.0 / epoch,
+        "classification_loss": 0.6 / epoch,
+        "box_loss": 0.4 / epoch,
+        "metrics": {"mAP": score, "AP50": min(1.0, 1.5 * score), **dict.fromkeys(names, score)},
+        "per_class": {"car": score, "tram": -1.0},
+        "best_f1_scores": {"car": 0.4},
+        "lr": 1e-3,
+        "train_seconds": 0.75 * seconds,
+        "eval_seconds": 0.25 * seconds,
+        "seconds": seconds,
+        "leg": 1,
+        "threads": 1,
+    }
+
+
+class NumberedSampler:
+    """Proposals that depend on their number alone."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed, self.asked = seed, 0
+
+    def propose(self, number: int, state: StudyState) -> dict[str, Any]:
+        self.asked += 1
+        return {"lr": round(random.Random(f"{self.seed}/{number}").uniform(1e-3, 1e-2), 6)}
+
+
+class ListedSampler:
+    """Proposals read from a list, then none."""
+
+    def __init__(self, proposals: list[dict[str, Any]]) -> None:
+        self.proposals = proposals
+
+    def propose(self, number: int, state: StudyState) -> dict[str, Any] | None:
+        return self.proposals[number - 1] if number <= len(self.proposals) else None
+
+
+def make_engine(
+    folder: Path,
+    *,
+    sampler: Any = None,
+    scheduler: str = "asha",
+    trials: int = 9,
+    limits: Limits | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Engine:
+    """An engine over the journal in a folder, replayed as a resumed study replays it."""
+    plan = make_scheduler(scheduler, 1, 9, 3)
+    journal = Journal(folder / "journal.jsonl")
+    state = StudyState.replay(read_journal(journal.path), "mAP", plan.levels)
+    return Engine(
+        state, journal, smoke_space(), sampler or NumberedSampler(), plan, limits or Limits(trials), FINGERPRINT, 0, clock
+    )
+
+
+def train_leg(engine: Engine, leg: Leg, score_of: Callable[[str, int], float]) -> None:
+    """Trains a leg to its rung without an incident."""
+    for epoch in range(engine.state.trials[leg.trial].last_epoch + 1, leg.to_epoch + 1):
+        engine.on_epoch(leg.trial, epoch_result(epoch, score_of(leg.trial, epoch)))
+    engine.on_leg_end(leg.trial, "reached")
+
+
+def hash_score(trial: str, epoch: int) -> float:
+    """A score that depends on (trial, epoch) alone and grows over epochs."""
+    return round(random.Random(trial).uniform(0.1, 0.6) * (1 - 0.5**epoch), 6)

@@ -1,0 +1,109 @@
+"""The journal's writer: what was appended is what is read, whatever a killed writer left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from results.records import JournalError, read_journal
+from search.journal import Journal
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_what_is_appended_is_what_is_returned_and_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "study" / "journal.jsonl")
+    written = [journal.append("epoch", trial="ab", epoch=1, text="zwölf\n"), journal.append("study_ended", reason="done")]
+    assert read_journal(journal.path) == written
+    assert [record["event"] for record in written] == ["epoch", "study_ended"]
+    assert all(isinstance(record["time"], float) for record in written)
+    journal.close()
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(values=st.lists(PLAIN, max_size=5))
+@pytest.mark.usefixtures("no_fsync")
+def test_any_plain_values_survive(tmp_path_factory: pytest.TempPathFactory, values: list[Any]) -> None:
+    journal = Journal(tmp_path_factory.mktemp("j") / "journal.jsonl")
+    for value in values:
+        journal.append("note", value=value)
+    journal.close()
+    assert [record["value"] for record in read_journal(journal.path)] == values
+
+
+def test_nan_and_infinities_are_written_as_null_at_any_depth(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    record = journal.append("epoch", loss=math.nan, metrics={"mAP": math.inf, "list": [1.0, -math.inf], "pair": (math.nan, 2)})
+    journal.close()
+    assert (record["loss"], record["metrics"]) == (None, {"mAP": None, "list": [1.0, None], "pair": [None, 2]})
+    assert "NaN" not in journal.path.read_text()
+    assert "Infinity" not in journal.path.read_text()
+
+
+def test_a_line_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    synced: list[bytes] = []
+    monkeypatch.setattr("search.journal.os.fsync", lambda file: synced.append(journal.path.read_bytes()))
+    journal.append("one")
+    assert len(synced) == 1
+    assert json.loads(synced[0])["event"] == "one"
+    journal.close()
+
+
+def test_a_second_driver_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "journal.jsonl")
+    with pytest.raises(JournalError, match="another search is running"):
+        Journal(tmp_path / "journal.jsonl")
+    first.append("still", works=True)
+    first.close()
+    second = Journal(tmp_path / "journal.jsonl")
+    second.append("after")
+    second.close()
+    assert [record["event"] for record in read_journal(first.path)] == ["still", "after"]
+
+
+def test_a_refused_driver_leaves_a_half_written_line_alone(tmp_path: Path) -> None:
+    """The first driver may be in the middle of that very line."""
+    first = Journal(tmp_path / "journal.jsonl")
+    with first.path.open("ab") as other:
+        other.write(b'{"event": "ha')
+    with pytest.raises(JournalError):
+        Journal(first.path)
+    assert first.path.read_bytes() == b'{"event": "ha'
+    first.close()
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"event": "epoch", "tri', b'{"event": "epoch"}', b"\xc3"])
+def test_the_next_writer_cuts_a_half_written_last_line(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append("whole")
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    with pytest.warns(UserWarning, match="half-written"):
+        assert [record["event"] for record in read_journal(path)] == ["whole"]
+    journal = Journal(path)
+    assert path.read_bytes() == whole
+    journal.append("next")
+    journal.close()
+    assert [record["event"] for record in read_journal(path)] == ["whole", "next"]
+
+
+def test_a_file_of_one_half_written_line_is_an_empty_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"event": "session_st')
+    journal = Journal(path)
+    assert os.path.getsize(path) == 0
+    journal.close()

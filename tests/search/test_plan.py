@@ -1,0 +1,271 @@
+"""From options to the frozen plan: --set, refusals in words, data found and checked, what --resume may change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from detector.config import ConfigError
+from detector.data.coco import DataError
+from results.records import JournalError
+from search.plan import Options, Study, StudyError, describe_dataset, make_plan, parse_set_fields, resume_plan, write_plan
+from search.sampler import grid_size
+from spaces.distributions import SpaceError
+from spaces.space import ResolvedSpace
+
+
+def write_dataset(folder: Path, width: int = 96, height: int = 64, seed: int = 0) -> Path:
+    """A COCO-format folder: three training and two validation images of noise, one box each."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    for split, count in (("train", 3), ("val", 2)):
+        images, annotations = [], []
+        for number in range(1, count + 1):
+            name = f"{split}{number}.png"
+            Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / "images" / name)
+            images.append({"id": number, "file_name": name, "width": width, "height": height})
+            box = [10, 10, 20 + 2 * number, 16]
+            annotations.append(
+                {"id": number, "image_id": number, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            )
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "car"}]}
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def say(line: str) -> None:
+    """What a plan says while it is made is not under test."""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("search.plan.count_gpus", lambda: (0, ""))
+    monkeypatch.setattr("search.resources.os.sched_getaffinity", lambda pid: {0, 1})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data")
+
+
+def planned(tmp_path: Path, folder: Path, /, **options: Any) -> Study:
+    values = {"space": "smoke", "data": str(folder), "runs_dir": str(tmp_path / "runs"), "name": "s", **options}
+    return make_plan(Options(**values), say)
+
+
+class TestSetFields:
+    def test_values_are_yaml_of_the_fields_own_type(self) -> None:
+        pairs = ["lr=0.01", "head_shared=false", "batch_size=4", "anchor_ratios=[0.5, 1]", "optimizer=sgd", "trunk_weights=''"]
+        assert parse_set_fields(pairs) == {
+            "lr": 0.01, "head_shared": False, "batch_size": 4, "anchor_ratios": (0.5, 1.0), "optimizer": "sgd", "trunk_weights": "",
+        }  # fmt: skip
+
+    def test_the_last_of_two_counts(self) -> None:
+        assert parse_set_fields(["lr=0.01", "lr=0.02"]) == {"lr": 0.02}
+
+    @pytest.mark.parametrize("text", ["1e-3", "1E-3", "5e-4", "1.0e-3"])
+    def test_numbers_in_scientific_notation_are_numbers(self, text: str) -> None:
+        """YAML 1.1 reads 1e-3, without a point, as a word; people write learning rates so."""
+        assert parse_set_fields([f"lr={text}"]) == {"lr": float(text)}
+
+    @pytest.mark.parametrize(
+        ("pair", "said"),
+        [
+            ("focal_gama=2", 'Did you mean "focal_gamma"'),
+            ("lr", "field=value"),
+            ("lr=fast", "lr must be float, got 'fast'"),
+            ("batch_size=2.5", "batch_size must be int"),
+            ("head_shared=1", "head_shared must be bool"),
+            ("lr=", "lr must be float"),
+            ("lr=[1,", "lr"),
+            ("lr={", "lr"),
+        ],
+    )
+    def test_mistakes_are_config_errors(self, pair: str, said: str) -> None:
+        with pytest.raises(ConfigError, match=said):
+            parse_set_fields([pair])
+
+
+class TestMakePlan:
+    def test_the_plan_holds_what_a_resume_needs(self, tmp_path: Path, data: Path) -> None:
+        study = planned(tmp_path, data)
+        plan = study.plan
+        assert json.loads(json.dumps(plan)) == plan, "plain JSON values"
+        assert {"space", "seed", "metric", "levels", "trials", "source", "dataset", "versions", "commit", "command"} <= plan.keys()
+        assert (plan["levels"], plan["trials"], plan["seed"], plan["metric"]) == ([1, 3, 9], 12, 0, "mAP")
+        assert plan["dataset"]["train_images"] == 3
+        assert plan["dataset"]["val_images"] == 2
+        assert ResolvedSpace.from_dict(plan["space"]).to_dict() == plan["space"] == study.space.to_dict()
+        assert not study.folder.exists(), "nothing is written yet"
+
+    def test_epochs_are_the_top_rung_and_the_schedule(self, tmp_path: Path, data: Path) -> None:
+        study = planned(tmp_path, data, epochs=4)
+        assert study.plan["levels"] == [1, 3, 4]
+        assert study.space.base.schedule_epochs == 4
+
+    def test_epochs_below_the_spaces_grace_are_one_rung(self, tmp_path: Path, data: Path) -> None:
+        assert planned(tmp_path, data, epochs=1).plan["levels"] == [1]
+
+    def test_a_schedule_that_was_set_is_kept(self, tmp_path: Path, data: Path) -> None:
+        assert planned(tmp_path, data, epochs=4, set_fields=["schedule_epochs=20"]).space.base.schedule_epochs == 20
+
+    def test_none_has_one_rung(self, tmp_path: Path, data: Path) -> None:
+        assert planned(tmp_path, data, scheduler="none").plan["levels"] == [9]
+
+    def test_a_set_field_is_fixed_and_not_searched(self, tmp_path: Path, data: Path) -> None:
+        study = planned(tmp_path, data, set_fields=["lr=0.002"])
+        assert study.space.base.lr == 0.002
+        assert "lr" not in study.space.fields
+        assert "focal_alpha" in study.space.fields
+
+    def test_a_class_may_be_the_metric(self, tmp_path: Path, data: Path) -> None:
+        assert planned(tmp_path, data, metric="class:car").plan["metric"] == "class:car"
+
+    def test_a_grid_has_room_for_the_base_and_every_combination(self, tmp_path: Path, data: Path) -> None:
+        study = planned(tmp_path, data, sampler="grid", set_fields=["lr=0.002", "head_shared=true", "focal_alpha=0.3"])
+        combinations = grid_size(study.space.fields)
+        assert combinations == 3 * 2  # anchor_sizes, box_loss
+        low, middle, high = study.space.fields["anchor_sizes"].grid(3)  # type: ignore[union-attr]
+        assert study.space.base.anchor_sizes not in (low, middle, high)
+        assert study.plan["trials"] == combinations + 1, "trial 1 is the base, which is none of the grid's"
+
+    def test_a_grid_without_end_is_refused_before_anything_starts(self, tmp_path: Path, data: Path) -> None:
+        with pytest.raises((StudyError, SpaceError), match="combinations"):
+            planned(tmp_path, data, space="retinanet", sampler="grid")
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"profile": "tpu"}, "--profile must be one of auto, cpu, gpu, got 'tpu'"),
+            ({"sampler": "bayes"}, "--sampler must be one of tpe, random, grid, got 'bayes'"),
+            ({"scheduler": "hyperband"}, "--scheduler must be one of asha, asha_stop, none"),
+            ({"trials": 0}, "--trials must be positive, got 0"),
+            ({"epochs": -1}, "--epochs must be positive"),
+            ({"max_hours": 0.0}, "--max-hours must be positive"),
+            ({"name": "a/b"}, "--name must be a plain folder name"),
+            ({"name": ".."}, "--name must be a plain folder name"),
+            ({"eta": 1}, "--eta must be at least 2"),
+            ({"eta": 0}, "--eta must be at least 2"),
+            ({"grace": 0}, "--grace must lie in"),
+            ({"grace": 10}, "--grace 10 --epochs 9"),
+            ({"metric": "accuracy"}, "--metric must be one of mAP"),
+            ({"metric": "class:tram"}, "classes are car"),
+            ({"concurrent": 3}, "--concurrent 3 does not fit"),
+            ({"concurrent": 0}, "--concurrent"),
+            ({"concurrent": -1}, "--concurrent"),
+            ({"cpus_per_trial": 0.0}, "--cpus-per-trial must lie in"),
+            ({"gpus_per_trial": -1.0}, "--gpus-per-trial"),
+            ({"gpus_per_trial": 1.0}, "--gpus-per-trial 1 asks for more GPUs"),
+            ({"train_images": "x"}, "not both"),
+            ({"data": None, "train_images": "x"}, "go together"),
+        ],
+    )
+    def test_options_that_cannot_be_are_refused_with_the_value(
+        self, tmp_path: Path, data: Path, options: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(StudyError, match=said):
+            planned(tmp_path, data, **options)
+
+    def test_a_missing_data_folder_is_said(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="must be a folder"):
+            planned(tmp_path, tmp_path / "nowhere")
+
+    def test_a_folder_that_holds_a_study_is_not_planned_over(self, tmp_path: Path, data: Path) -> None:
+        write_plan(planned(tmp_path, data))
+        with pytest.raises(StudyError, match="holds a study already"):
+            planned(tmp_path, data)
+
+    def test_more_canvases_than_three_are_refused(self, tmp_path: Path, data: Path) -> None:
+        sizes = [[64, 64], [64, 96], [96, 96], [96, 128]]
+        (tmp_path / "many.yaml").write_text(yaml.safe_dump({"include": "smoke", "fields": {"image_size_px": {"choice": sizes}}}))
+        with pytest.raises(SpaceError, match="at most 3 canvases"):
+            planned(tmp_path, data, space=str(tmp_path / "many.yaml"))
+
+    def test_four_data_options_name_the_same_data(self, tmp_path: Path, data: Path) -> None:
+        named = {
+            "data": None,
+            "train_annotations": str(data / "train.json"), "train_images": str(data / "images"),
+            "val_annotations": str(data / "val.json"), "val_images": str(data / "images"),
+        }  # fmt: skip
+        assert planned(tmp_path, data, **named).plan["dataset"]["fingerprint"] == planned(tmp_path, data).plan["dataset"]["fingerprint"]
+
+
+class TestResume:
+    @pytest.fixture(autouse=True)
+    def begun(self, tmp_path: Path, data: Path) -> None:
+        self.runs, self.data = tmp_path / "runs", data
+        study = planned(tmp_path, data, seed=3)
+        self.plan = study.plan
+        write_plan(study)
+
+    def resumed(self, **options: Any) -> Study:
+        return resume_plan(Options(**{"space": "smoke", "runs_dir": str(self.runs), "name": "s", "resume": True, **options}), say)
+
+    def test_goes_on_with_the_same_plan(self) -> None:
+        study = self.resumed()
+        assert study.resumed
+        assert study.plan == self.plan
+        assert study.space.to_dict() == self.plan["space"]
+
+    def test_trials_and_hours_may_be_extended(self) -> None:
+        study = self.resumed(trials=30, max_hours=2.0)
+        assert (study.plan["trials"], study.plan["max_hours"]) == (30, 2.0)
+
+    def test_what_repeats_the_plan_is_no_change(self) -> None:
+        self.resumed(seed=3, metric="mAP", epochs=9, sampler="tpe", scheduler="asha", data=str(self.data), profile="cpu")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"seed": 4}, {"metric": "AP50"}, {"epochs": 18}, {"sampler": "random"}, {"scheduler": "none"}, {"eta": 2}, {"grace": 2},
+            {"set_fields": ["lr=0.5"]}, {"data": "/elsewhere"}, {"profile": "gpu"}, {"skip_bad": True}, {"official_eval": True},
+        ],
+        ids=lambda change: next(iter(change)),
+    )  # fmt: skip
+    def test_what_would_change_the_plan_is_refused_by_name(self, change: dict[str, Any]) -> None:
+        option = "--" + next(iter(change)).replace("_", "-").replace("-fields", "")
+        with pytest.raises(StudyError, match=option):
+            self.resumed(**change)
+
+    def test_changed_data_is_refused(self) -> None:
+        for split in ("train", "val"):
+            content = json.loads((self.data / f"{split}.json").read_text())
+            content["annotations"][0]["bbox"] = [5, 5, 30, 30]
+            content["annotations"][0]["area"] = 900
+            (self.data / f"{split}.json").write_text(json.dumps(content))
+        with pytest.raises(StudyError, match=r"fingerprint.*would not compare"):
+            self.resumed()
+
+    def test_without_a_study_there_is_nothing_to_resume(self, tmp_path: Path) -> None:
+        with pytest.raises(StudyError, match="holds no study"):
+            self.resumed(name="other")
+        with pytest.raises(StudyError, match="there is no study of space smoke"):
+            self.resumed(name=None, runs_dir=str(tmp_path / "empty"))
+
+    def test_without_a_name_the_newest_of_the_space_goes_on(self, tmp_path: Path) -> None:
+        import os
+
+        for number, name in enumerate(("smoke-1", "smoke-2", "smoke-3")):
+            study = planned(tmp_path, self.data, name=name)
+            write_plan(study)
+            os.utime(study.folder / "study.json", (number, 100 - abs(number - 1)))
+        assert self.resumed(name=None).folder.name == "smoke-2"
+
+    def test_a_torn_plan_is_said(self) -> None:
+        (self.runs / "s" / "study.json").write_text('{"format": 1,')
+        with pytest.raises(JournalError, match=r"study\.json"):
+            self.resumed()
+
+
+def test_describe_dataset_is_what_the_summary_needs(tmp_path: Path, data: Path) -> None:
+    told = planned(tmp_path, data).plan["dataset"]
+    assert {"name", "fingerprint", "train_images", "val_images", "classes"} <= told.keys()
+    assert told["classes"] == ["car"]
+    assert callable(describe_dataset)

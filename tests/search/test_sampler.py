@@ -1,0 +1,285 @@
+"""Samplers: one contract for tpe, random and grid; the Latin hypercube; and the view that Optuna is shown."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from typing import Any
+
+import pytest
+
+from detector.config import DetectorConfig
+from results.records import StudyState, Trial
+from search.sampler import (
+    BEST_SHOWN,
+    NEWEST_SHOWN,
+    SAMPLERS,
+    STARTUP_TRIALS,
+    GridSampler,
+    OptunaSampler,
+    draw,
+    grid,
+    grid_size,
+    make_sampler,
+    proposal_seed,
+    shown_trials,
+    stratified,
+)
+from spaces.distributions import Choice, Float, Integer, When
+from spaces.space import Budget, ResolvedSpace
+from tests.search.builders import epoch_result
+
+LEVELS = [1, 3, 9]
+
+FIELDS = {
+    "lr": When("optimizer", {"adamw": Float(5e-4, 5e-3, log=True), "sgd": Float(5e-3, 4e-2, log=True)}),
+    "optimizer": Choice("adamw", "sgd"),
+    "anchor_scales": Choice((1.0,), (1.0, 1.5)),
+    "head_depth": Integer(0, 2),
+    "zoom_max": Float(0.0, 0.4),
+    "sgd_momentum": When("optimizer", {"sgd": Float(0.8, 0.99)}),
+}
+
+
+def small_space() -> ResolvedSpace:
+    return ResolvedSpace("small", "cpu", DetectorConfig(), dict(FIELDS), Budget(trials=16, epochs=9, grace=1))
+
+
+def empty_state() -> StudyState:
+    return StudyState("mAP", list(LEVELS))
+
+
+def add_trial(state: StudyState, values: dict[str, Any], scores: list[float], ends: str = "reached", target: int | None = None) -> Trial:
+    """Journals one trial: created with `values`, an epoch per score, and how its leg ended ("" while it runs)."""
+    config = small_space().config(values)
+    name = f"t{len(state.trials) + 1}"
+    state.apply({
+        "event": "trial_created", "trial": name, "role": "search", "config_hash": config.hash(), "config": config.active_dict(),
+        "varied": values, "seed": 0, "proposal": len(state.trials),
+    })  # fmt: skip
+    state.apply({"event": "leg_started", "trial": name, "to_epoch": target or len(scores)})
+    for number, score in enumerate(scores, 1):
+        state.apply({"event": "epoch", "trial": name, **epoch_result(number, score)})
+    if ends:
+        state.apply({"event": "leg_ended", "trial": name, "outcome": ends, "reason": ends})
+    return state.trials[name]
+
+
+def studied(seed: int, trials: int) -> StudyState:
+    """A state of paused and finished trials with random values."""
+    rng, state = random.Random(seed), empty_state()
+    for number in range(trials):
+        label_seed = rng.random()
+        values = draw(FIELDS, lambda label, entry, s=label_seed: pick(random.Random(f"{s}{label}"), entry))
+        add_trial(state, values, [rng.random() for _ in range(9 if number % 4 == 0 else 1)])
+    return state
+
+
+def pick(rng: random.Random, entry: Any) -> Any:
+    if isinstance(entry, Float):
+        return entry.at(rng.random())
+    return rng.choice(entry.options) if isinstance(entry, Choice) else rng.randint(entry.low, entry.high)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+class TestEverySampler:
+    @pytest.mark.parametrize("history", [0, 14])
+    def test_values_lie_inside_the_space_and_conditions_hold(self, name: str, history: int) -> None:
+        space, state = small_space(), studied(1, history)
+        sampler = make_sampler(name, space, 0, "mAP")
+        optimizers = set()
+        for number in range(1, 21):
+            values = sampler.propose(number, state)
+            assert values is not None
+            assert values.keys() <= space.fields.keys()
+            optimizers.add(values["optimizer"])
+            assert ("sgd_momentum" in values) == (values["optimizer"] == "sgd")
+            lr = FIELDS["lr"]
+            assert isinstance(lr, When)
+            assert lr.cases[values["optimizer"]].contains(values["lr"])
+            assert all(space.contains(field, value) for field, value in values.items())
+            assert isinstance(values["anchor_scales"], tuple)
+            space.config(values)
+        assert optimizers == {"adamw", "sgd"}
+
+    @pytest.mark.parametrize("number", [1, 8, 9, 20])
+    def test_a_proposal_depends_on_seed_number_and_view_alone(self, name: str, number: int) -> None:
+        state = studied(2, 14)
+        first, second = make_sampler(name, small_space(), 5, "mAP"), make_sampler(name, small_space(), 5, "mAP")
+        for earlier in range(1, number):
+            second.propose(earlier, state)  # what was asked before must not matter
+        random.seed(number)  # nor the global random state
+        assert first.propose(number, state) == second.propose(number, studied(2, 14))
+
+    def test_another_number_or_seed_is_another_proposal(self, name: str) -> None:
+        state = studied(2, 14)
+        proposals = [repr(make_sampler(name, small_space(), 5, "mAP").propose(number, state)) for number in range(1, 21)]
+        assert len(set(proposals)) == 20
+        others = [repr(make_sampler(name, small_space(), 6, "mAP").propose(number, state)) for number in range(1, 21)]
+        assert proposals != others
+
+    def test_proposing_changes_nothing_in_the_state(self, name: str) -> None:
+        state = studied(3, 10)
+        before = repr(vars(state))
+        make_sampler(name, small_space(), 0, "mAP").propose(11, state)
+        assert repr(vars(state)) == before
+
+
+class TestLatinHypercube:
+    def test_each_stratum_of_a_float_is_used_once(self) -> None:
+        for label, entry in (("a", Float(0.0, 8.0)), ("b", Float(1e-4, 1e4, log=True))):
+            values = [stratified(7, label, entry, n) for n in range(STARTUP_TRIALS)]
+            shares = [math.log10(v / 1e-4) if entry.log else v for v in values]  # both 0..8 in eight strata
+            assert sorted(int(share) for share in shares) == list(range(STARTUP_TRIALS))
+
+    def test_each_option_is_used_equally_often(self) -> None:
+        values = [stratified(7, "c", Choice("x", "y"), n) for n in range(STARTUP_TRIALS)]
+        assert values.count("x") == values.count("y") == STARTUP_TRIALS // 2
+        numbers = [stratified(7, "d", Integer(2, 5), n) for n in range(STARTUP_TRIALS)]
+        assert sorted(numbers) == [2, 2, 3, 3, 4, 4, 5, 5]
+
+    def test_fields_are_shuffled_apart(self) -> None:
+        a = [stratified(7, "a", Float(0, 1), n) for n in range(STARTUP_TRIALS)]
+        b = [stratified(7, "b", Float(0, 1), n) for n in range(STARTUP_TRIALS)]
+        assert sorted(range(8), key=a.__getitem__) != sorted(range(8), key=b.__getitem__)
+
+    def test_tpes_first_proposals_are_that_hypercube_whatever_was_seen(self) -> None:
+        sampler = make_sampler("tpe", small_space(), 0, "mAP")
+        values = [sampler.propose(number, studied(number, number)) for number in range(1, STARTUP_TRIALS + 1)]
+        assert sorted(int(value["zoom_max"] / 0.05) for value in values if value) == list(range(STARTUP_TRIALS))
+        assert sum(value["optimizer"] == "sgd" for value in values if value) == STARTUP_TRIALS // 2
+
+
+class TestOptunasView:
+    def shown(self, state: StudyState, trial: Trial) -> Any:
+        return OptunaSampler("tpe", small_space(), 0, "mAP")._as_optuna(trial, state)
+
+    VALUES = {"optimizer": "sgd", "lr": 0.01, "sgd_momentum": 0.9, "anchor_scales": (1.0, 1.5), "head_depth": 1, "zoom_max": 0.1}
+
+    def test_finished_is_complete_with_its_best_score(self) -> None:
+        state = empty_state()
+        trial = add_trial(state, self.VALUES, [0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.45, 0.44, 0.43])
+        told = self.shown(state, trial)
+        assert (told.state.name, told.value) == ("COMPLETE", 0.5)
+
+    def test_paused_is_pruned_with_its_intermediate_values(self) -> None:
+        state = empty_state()
+        told = self.shown(state, add_trial(state, self.VALUES, [0.1, 0.3, 0.2]))
+        assert told.state.name == "PRUNED"
+        assert told.intermediate_values == {1: 0.1, 2: 0.3, 3: 0.2}
+
+    def test_minus_one_is_no_intermediate_value(self) -> None:
+        state = empty_state()
+        assert self.shown(state, add_trial(state, self.VALUES, [-1.0, 0.3, 0.2])).intermediate_values == {2: 0.3, 3: 0.2}
+
+    def test_in_a_leg_is_running(self) -> None:
+        state = empty_state()
+        told = self.shown(state, add_trial(state, self.VALUES, [0.1], ends="", target=3))
+        assert (told.state.name, told.value) == ("RUNNING", None)
+        promoted = add_trial(state, self.VALUES, [0.2])
+        assert self.shown(state, promoted).state.name == "PRUNED"
+        state.apply({"event": "leg_started", "trial": promoted.id, "to_epoch": 3})
+        assert self.shown(state, promoted).state.name == "RUNNING"
+
+    @pytest.mark.parametrize("outcome", ["diverged", "failed", "infeasible"])
+    def test_what_cannot_go_on_is_pruned_with_value_0(self, outcome: str) -> None:
+        state = empty_state()
+        told = self.shown(state, add_trial(state, self.VALUES, [0.3], ends=outcome, target=3))
+        assert (told.state.name, told.value, told.intermediate_values) == ("PRUNED", 0.0, {0: 0.0})
+
+    def test_parameters_are_the_trials_values_under_their_condition(self) -> None:
+        state = empty_state()
+        told = self.shown(state, add_trial(state, self.VALUES, [0.3]))
+        assert told.params == {
+            "optimizer": 1, "lr | optimizer=sgd": 0.01, "sgd_momentum | optimizer=sgd": 0.9, "anchor_scales": 1, "head_depth": 1, "zoom_max": 0.1,
+        }  # fmt: skip
+
+    def test_the_base_outside_the_space_is_shown_with_what_lies_inside(self) -> None:
+        state = empty_state()
+        told = self.shown(state, add_trial(state, {"anchor_scales": (2.0,), "lr": 0.9}, [0.3]))
+        assert told.params == {"optimizer": 0, "head_depth": 2, "zoom_max": 0.0}
+
+    def test_tpe_learns_from_the_view(self) -> None:
+        """Trials with a small zoom scored well: proposals move there, and not where the same trials scored badly."""
+        def mean_zoom(good_is_low: bool) -> float:
+            state, rng = empty_state(), random.Random(0)
+            for number in range(24):
+                zoom = rng.uniform(0.0, 0.4)
+                score = 0.9 - 2 * zoom if good_is_low else 0.1 + 2 * zoom
+                add_trial(state, {**self.VALUES, "zoom_max": zoom}, [score] * (9 if number % 3 == 0 else 1))
+            sampler = make_sampler("tpe", small_space(), 0, "mAP")
+            return sum(sampler.propose(n, state)["zoom_max"] for n in range(25, 45)) / 20  # type: ignore[index]
+
+        assert mean_zoom(True) < 0.15 < 0.25 < mean_zoom(False)
+
+
+class TestShownTrials:
+    def big_state(self, count: int) -> StudyState:
+        state = empty_state()
+        for number in range(1, count + 1):
+            trial = Trial(f"t{number}", number, "search", "h", {}, {}, 0, number)
+            trial.rung = 0
+            # Scores fall and rise, so that the best are neither the first nor the last.
+            trial.epochs[1] = epoch_result(1, abs((number * 7919) % 1000) / 1000)
+            state.trials[trial.id] = trial
+        return state
+
+    def test_a_small_study_is_shown_whole(self) -> None:
+        state = self.big_state(NEWEST_SHOWN + BEST_SHOWN)
+        assert shown_trials(state) == list(state.trials.values())
+
+    def test_of_a_large_one_the_newest_1000_and_the_best_100_of_the_rest_in_order(self) -> None:
+        count = 1400
+        state = self.big_state(count)
+        shown = [trial.number for trial in shown_trials(state)]
+        older = range(1, count - NEWEST_SHOWN + 1)
+        best = sorted(older, key=lambda n: (-((n * 7919) % 1000), n))[:BEST_SHOWN]
+        assert (NEWEST_SHOWN, BEST_SHOWN) == (1000, 100)
+        assert shown == sorted(best) + list(range(401, 1401))
+
+    def test_best_means_the_highest_rung_first_and_nan_last(self) -> None:
+        state = self.big_state(1101)
+        state.trials["t50"].rung = 2
+        state.trials["t50"].epochs[1] = epoch_result(1, 0.0)
+        state.trials["t60"].epochs[1] = epoch_result(1, -1.0)
+        shown = {trial.number for trial in shown_trials(state)}
+        assert 50 in shown
+        assert 60 not in shown
+
+    def test_only_the_search_is_shown(self) -> None:
+        state = self.big_state(5)
+        state.trials["t3"].role = "final"
+        assert [trial.number for trial in shown_trials(state)] == [1, 2, 4, 5]
+
+
+class TestGrid:
+    def test_covers_all_combinations_once(self) -> None:
+        space = small_space()
+        sampler = GridSampler(space, 0)
+        proposals: list[dict[str, Any]] = []
+        while (values := sampler.propose(len(proposals) + 1, empty_state())) is not None:
+            proposals.append(values)
+        # adamw: 3 lr; sgd: 3 lr x 3 momenta; times 2 scales, 3 depths, 3 zooms.
+        assert len(proposals) == (3 + 3 * 3) * 2 * 3 * 3
+        assert len({repr(sorted(values.items())) for values in proposals}) == len(proposals)
+        zooms = {round(values["zoom_max"], 6) for values in proposals}
+        assert zooms == {0.0, 0.2, 0.4}
+        pairs = {(values["anchor_scales"], values["head_depth"]) for values in proposals}
+        assert pairs == set(itertools.product([(1.0,), (1.0, 1.5)], [0, 1, 2]))
+        assert sampler.propose(len(proposals) + 1, empty_state()) is None
+
+    def test_grid_size_is_an_upper_bound(self) -> None:
+        assert len(grid(FIELDS)) <= grid_size(FIELDS)
+        unconditional = {name: entry for name, entry in FIELDS.items() if not isinstance(entry, When)}
+        assert len(grid(unconditional)) == grid_size(unconditional) == 2 * 2 * 3 * 3
+
+    def test_too_many_combinations_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"1,594,323 combinations"):
+            grid({f"f{n}": Float(0, 1) for n in range(13)})
+
+
+def test_proposal_seeds_differ_and_repeat() -> None:
+    seeds = {proposal_seed(study, number) for study in range(20) for number in range(20)}
+    assert len(seeds) == 400
+    assert proposal_seed(3, 4) == proposal_seed(3, 4)
