@@ -30,6 +30,20 @@ def command() -> Iterator[None]:
         sys.exit(EXIT_USER_ERROR)
 
 
+def check_device(name: str | None) -> None:
+    """Raises: CommandError where torch has no device of this name here; None stands for the default."""
+    import torch
+
+    if name is None:
+        return
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(
+            f"--device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu or cuda"
+        ) from None
+
+
 def read_json_file(path: Path, kind: type) -> Any:
     """The JSON object (dict) or array (list) in a file.
 

@@ -96,7 +96,7 @@ class DetectorConfig:
     # Augmentation, on whole batches
     flip_probability: float = 0.5
     crop_probability: float = 0.0
-    crop_min_iou: float = 0.3  # the crop overlaps at least one box by this IoU-with-box share
+    crop_min_iou: float = 0.0  # IoU of the window with a box whose centre it holds; small boxes only meet 0
     zoom_max: float = 0.0  # scale drawn log-uniformly from 1/(1+zoom_max) .. 1+zoom_max
     translate_max: float = 0.0  # share of the canvas, each way
     jitter_strength: float = 0.0  # brightness, contrast and channel gain by up to this share
@@ -109,6 +109,8 @@ class DetectorConfig:
     max_detections: int = 100  # per image
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # one form of every value, so that equal configs have equal hashes
+            object.__setattr__(self, field.name, coerce(field.name, getattr(self, field.name)))
         validate(self)
 
     @classmethod
@@ -119,13 +121,13 @@ class DetectorConfig:
         """
         for name in values:
             check_field_name(name)
-        return cls(**{name: coerce(name, value) for name, value in values.items()})
+        return cls(**values)
 
     def with_values(self, values: Mapping[str, Any]) -> DetectorConfig:
         """This config with some fields changed, checked as in `from_dict`."""
         for name in values:
             check_field_name(name)
-        return replace(self, **{name: coerce(name, value) for name, value in values.items()})
+        return replace(self, **values)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values (tuples become lists)."""
@@ -184,7 +186,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "batch_size": (1, 65536),
     "steps_per_epoch": (0, math.inf),
     "schedule_epochs": (1, math.inf),
-    "warmup_epochs": (0.0, math.inf),
+    "warmup_epochs": (0.0, 1e6),
     "lr_decay": (0.0, 1.0),
     "final_decay_epochs": (0, math.inf),
     "ema_decay": (0.0, 0.99999),
@@ -266,6 +268,8 @@ def coerce(name: str, value: Any) -> Any:
     Raises: ConfigError where that would lose something.
     """
     kind = FIELD_TYPES[name]
+    if kind in (int, float) and isinstance(value, str):
+        value = _as_number(value)
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -286,11 +290,21 @@ def coerce(name: str, value: Any) -> Any:
     raise ConfigError(f"DetectorConfig.{name} must be {_kind_name(kind)}, got {value!r}")
 
 
+def _as_number(text: str) -> Any:
+    """A number written as text: YAML 1.1 reads 1e-3 as text, people mean a number. Other text stays as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _number(name: str, item: Any, whole: bool) -> Any:
     if isinstance(item, (list, tuple)) and name == "anchor_sizes":
         return tuple(_number(name, inner, whole) for inner in item)
     if isinstance(item, bool) or not isinstance(item, (int, float)):
         raise ConfigError(f"DetectorConfig.{name} must hold numbers, got {item!r}")
+    if whole and not float(item).is_integer():  # also refuses NaN and infinities
+        raise ConfigError(f"DetectorConfig.{name} must hold whole numbers, got {item!r}")
     return int(item) if whole else float(item)
 
 

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from detector.data.coco import DataError
+from detector.data.coco import COCO_AREA_RANGES_PX, DataError, is_id, is_number
 
 METRIC_NAMES = (
     "mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
-COCO_AREA_RANGES_PX = (32.0, 96.0)
 COUNTED_AS_INFINITE = 1e5**2  # COCO's own upper area bound
 
 
@@ -100,7 +99,13 @@ class Evaluator:
                     f"detection {position} must have image_id, category_id, bbox [x, y, width, height] and score, "
                     f"got {str(row)[:80]}"
                 )
-            if row["image_id"] not in self.image_ids:
+            numbers = [*row["bbox"], row["score"]] if isinstance(row["bbox"], (list, tuple)) else []
+            if len(numbers) != 5 or not all(is_number(value) for value in numbers):
+                raise DataError(
+                    f"detection {position} must have a bbox of four finite numbers and a finite score, got "
+                    f"bbox {row['bbox']!r}, score {row['score']!r}"
+                )
+            if not is_id(row["image_id"]) or row["image_id"] not in self.image_ids:
                 raise DataError(f"detection {position} names image_id {row['image_id']!r}, which the annotations lack")
 
 
@@ -156,6 +161,19 @@ def _best_f1_scores(
     return best
 
 
+NEEDED_KEYS = {"images": ("id",), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id", "name")}
+
+
+def check_ground_truth(path: Path, content: dict[str, Any]) -> None:
+    """Raises: DataError where an annotation object lacks a list, or a row of one lacks what evaluation reads."""
+    for key, needed in NEEDED_KEYS.items():
+        if not isinstance(content.get(key), list):
+            raise DataError(f'{path}: a COCO file must have a list "{key}"')
+        for position, row in enumerate(content[key]):
+            if not isinstance(row, dict) or not set(needed) <= set(row):
+                raise DataError(f"{path}: {key}[{position}] must have {', '.join(needed)}, got {str(row)[:60]}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command; see `--help`."""
     from detector.commands import command, read_json_file
@@ -174,9 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with command():
         ground_truth = read_json_file(options.annotations, dict)
-        for key in ("images", "annotations", "categories"):
-            if not isinstance(ground_truth.get(key), list):
-                raise DataError(f'{options.annotations}: a COCO file must have a list "{key}"')
+        check_ground_truth(options.annotations, ground_truth)
         evaluator = Evaluator(ground_truth, tuple(options.area_ranges), options.official_eval)
         metrics = evaluator(read_json_file(options.detections, list))
         if options.json:

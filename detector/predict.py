@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.commands import CommandError, command
+from detector.commands import CommandError, check_device, command
 from detector.config import DetectorConfig
 from detector.data.coco import DataError
 
@@ -159,6 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
         problem = torch_pair_problem()
         if problem:
             raise CommandError(problem)
+        check_device(options.device)
         predictor = Predictor(options.checkpoint, options.device)
         rows = predict(predictor, image_files(options.images), options.out, options.threshold)
     if options.json:

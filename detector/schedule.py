@@ -27,6 +27,7 @@ class LearningRate:
 
     def at(self, step: int) -> float:
         """The rate of one step; beyond the schedule it stays at its last value."""
+        step = min(step, self.total - 1)
         if step < self.warmup:
             return self.base * (WARMUP_START + (1 - WARMUP_START) * step / self.warmup)
         if self.kind == "cosine":

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from detector.commands import CommandError, command
+from detector.commands import CommandError, check_device, command
 from detector.config import ConfigError, DetectorConfig
 
 
@@ -27,7 +27,7 @@ def read_config(path: Path) -> DetectorConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: must be a readable file ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: must be YAML or JSON; reading it said: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path}: must be a mapping of DetectorConfig fields, got a {type(values).__name__}")
@@ -39,8 +39,14 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     import torch
 
     from detector.data.batches import load_training_data
-    from detector.trainer import Trainer, load_checkpoint, save_checkpoint
+    from detector.trainer import DivergedError, Trainer, load_checkpoint, save_checkpoint
 
+    epochs = config.schedule_epochs if options.epochs is None else options.epochs
+    if epochs < 1:
+        raise CommandError(f"--epochs must be at least 1, got {epochs}")
+    if options.out.exists() and not options.out.is_dir():
+        raise CommandError(f"--out must be a folder; {options.out} is a file")
+    check_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
     data = load_training_data(options.data, config.image_size_px, options.skip_bad)
@@ -51,10 +57,14 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
         trainer.load_state_dict(state)
         print(f"going on after epoch {trainer.epoch} of {options.out}", file=sys.stderr)
     (options.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
-    epochs = options.epochs or config.schedule_epochs
     best = max((result.metrics["mAP"] for result in trainer.history), default=-1.0)
     while trainer.epoch < epochs:
-        result = trainer.step()
+        try:
+            result = trainer.step()
+        except DivergedError as error:
+            raise CommandError(
+                f"training diverged: {error}. Lower lr, or set clip_norm; {options.out} keeps what was before"
+            ) from None
         state = trainer.state_dict()
         if result.metrics["mAP"] > best:
             best = result.metrics["mAP"]

@@ -5,7 +5,9 @@ It knows nothing of trials, rungs or studies, and leaves no global state behind.
 
 from __future__ import annotations
 
+import os
 import time
+import zipfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -272,6 +274,8 @@ def save_checkpoint(state: dict[str, Any], path: Path, keep_previous: bool = Tru
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("wb") as file:
         torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
     if keep_previous and path.exists():
         path.replace(previous_checkpoint(path))
     unfinished.replace(path)
@@ -283,13 +287,20 @@ def previous_checkpoint(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The newest readable checkpoint at `path` (a torn one falls back to the one before), or None. No code is unpickled."""
+    """The newest whole checkpoint at `path`, or None. No code is unpickled.
+
+    A damaged one is removed, so that the next save does not put it in the place of the good one before it.
+    """
     for candidate in (path, previous_checkpoint(path)):
         if candidate.is_file():
             try:
-                state = torch.load(candidate, map_location="cpu", weights_only=True)
-            except Exception:  # torn or foreign: torch raises many kinds for it
-                continue
+                with zipfile.ZipFile(candidate) as archive:
+                    damaged = archive.testzip()  # torch.load itself does not look at the checksums
+                state = None if damaged else torch.load(candidate, map_location="cpu", weights_only=True)
+            except Exception:  # torn or foreign: torch and zipfile raise many kinds for it
+                state = None
             if isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT:
                 return state
+            if candidate == path and previous_checkpoint(path).is_file():
+                path.unlink()
     return None

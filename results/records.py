@@ -73,7 +73,7 @@ class Trial:
     seed: int
     proposal: int | None
     epochs: dict[int, dict[str, Any]] = field(default_factory=dict)  # epoch record by epoch
-    leg_target: int | None = None  # the leg under way, in epochs
+    leg_target: int | None = None  # the leg decided on or under way, in epochs
     legs: int = 0
     rung: int = -1  # index of the highest rung reached
     outcome: str = ""  # failed, diverged, infeasible, finished; "" while it may go on
@@ -141,13 +141,18 @@ class StudyState:
             method(record)
 
     def _on_trial_created(self, record: dict[str, Any]) -> None:
-        self.trials[record["trial"]] = Trial(
+        trial = Trial(
             record["trial"], len(self.trials) + 1, record["role"], record["config_hash"], record["config"],
-            record["varied"], record["seed"], record.get("proposal"),
+            record["varied"], record["seed"], record.get("proposal"), leg_target=self.levels[0],
         )  # fmt: skip
+        self.trials[trial.id] = trial
+        self.proposals = max(self.proposals, trial.proposal or 0)
 
-    def _on_proposal(self, record: dict[str, Any]) -> None:
+    # A proposal counts once it has become something: one whose fate a crash cut off is made again.
+    def _on_proposal_known(self, record: dict[str, Any]) -> None:
         self.proposals = max(self.proposals, record["number"])
+
+    _on_proposal_refused = _on_proposal_known
 
     def _on_leg_started(self, record: dict[str, Any]) -> None:
         trial = self.trials[record["trial"]]
@@ -156,6 +161,7 @@ class StudyState:
 
     def _on_promoted(self, record: dict[str, Any]) -> None:
         self.promoted[record["rung"]].add(record["trial"])
+        self.trials[record["trial"]].leg_target = record["to_epoch"]
 
     def _on_epoch(self, record: dict[str, Any]) -> None:
         # The first report of an epoch counts: a leg that is run again after a crash may report it once more.
@@ -173,7 +179,7 @@ class StudyState:
         elif outcome == "lost":
             trial.losses += 1
         elif outcome == "error":
-            trial.retries += 1
+            trial.retries, trial.reason = trial.retries + 1, record.get("reason", "")
         # interrupted, lost and error keep leg_target: the leg runs again from its checkpoint.
 
     def _arrive(self, trial: Trial, target: int | None) -> None:

@@ -87,7 +87,8 @@ class Engine:
         trial = self._interrupted() or self._promotion() or self._new_trial()
         if trial is None:
             return None
-        target = trial.leg_target or self._next_level(trial)
+        target = trial.leg_target
+        assert target is not None, trial
         self.record(
             "leg_started", trial=trial.id, leg=trial.legs + 1, from_epoch=trial.last_epoch, to_epoch=target, **resources
         )
@@ -96,20 +97,26 @@ class Engine:
         self.running[trial.id] = leg
         return leg
 
-    def _next_level(self, trial: Trial) -> int:
-        return self.scheduler.levels[trial.rung + 1]
-
     def _interrupted(self) -> Trial | None:
-        """A trial whose leg was started and never ended, first created first."""
-        waiting = (t for t in self.state.trials.values() if t.leg_target is not None and t.id not in self.running)
-        return next(waiting, None)
+        """A trial whose leg was decided on and never ended, first created first."""
+        for trial in self.state.trials.values():
+            if trial.leg_target is not None and trial.id not in self.running:
+                self._judge(trial)
+                if trial.leg_target is not None:
+                    return trial
+        return None
+
+    def _judge(self, trial: Trial) -> None:
+        """Gives up a trial that was lost or failed too often."""
+        if trial.losses >= MAX_LOSSES:
+            reason = f"its worker died {trial.losses} times"
+            self.record("leg_ended", trial=trial.id, outcome="infeasible", reason=reason)
+        elif trial.retries > self.limits.max_failures:
+            self.record("leg_ended", trial=trial.id, outcome="failed", reason=trial.reason)
 
     def _promotion(self) -> Trial | None:
-        alive = {t.id for t in self.state.trials.values() if not t.outcome or t.outcome == "finished"}
-        rungs = [
-            Rung({trial: score for trial, score in scores.items() if trial in alive}, promoted)
-            for scores, promoted in zip(self.state.arrivals, self.state.promoted, strict=True)
-        ]
+        arrivals, promoted = self.state.arrivals, self.state.promoted
+        rungs = [Rung(scores, gone) for scores, gone in zip(arrivals, promoted, strict=True)]
         promotion = self.scheduler.next_promotion(rungs)
         if promotion is None:
             return None
@@ -164,11 +171,7 @@ class Engine:
         """A leg's end: reached, diverged, infeasible, error (of the code), lost (with its worker) or interrupted."""
         self.running.pop(trial, None)
         self.record("leg_ended", trial=trial, outcome=outcome, **details)
-        known = self.state.trials[trial]
-        if outcome == "lost" and known.losses >= MAX_LOSSES:
-            self.record("leg_ended", trial=trial, outcome="infeasible", reason=f"its worker died {known.losses} times")
-        if outcome == "error" and known.retries > self.limits.max_failures:
-            self.record("leg_ended", trial=trial, outcome="failed", reason=details.get("reason", ""))
+        self._judge(self.state.trials[trial])
 
     @property
     def idle(self) -> bool:

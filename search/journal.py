@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ class Journal:
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole != len(content):
+            warnings.warn(
+                f"{self.path}: the last line was half-written and is cut: {content[whole:][:60]!r}", stacklevel=3
+            )
             self._file.truncate(whole)
 
     def append(self, event: str, **values: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from spaces.distributions import Choice, SpaceError
 from spaces.fitting import DatasetFacts
 from spaces.space import ResolvedSpace, Space, StreetData, load_space, resolve
 
+MAX_GRID = 10_000
 MAX_CANVASES = 3  # each is a decoded copy of the dataset on disk
 STREET_SEED = 0
 DEFAULT_RUNS_DIR = "runs"
@@ -113,15 +114,13 @@ def make_plan(options: Options, say: Any) -> Study:
     resolved = resolve(space, profile, facts, fixed)
     budget = resolved.budget
     epochs = options.epochs or budget.epochs
-    grace, eta = (
-        min(options.grace or budget.grace, epochs) if options.grace is None else options.grace,
-        options.eta or budget.eta,
-    )
+    grace = options.grace if options.grace is not None else min(budget.grace, epochs)
+    eta = options.eta if options.eta is not None else budget.eta
     trials = options.trials or budget.trials
     scheduler, sampler = options.scheduler or "asha", options.sampler or "tpe"
     levels = _levels(scheduler, grace, epochs, eta)
     if sampler == "grid":
-        trials = options.trials or grid_size(resolved.fields)
+        trials = options.trials or grid_trials(resolved)
     resources = resources_of(options, trials, profile == "gpu")
     caches = decode_canvases(dataset, resolved, options.skip_bad, say)
     metric = options.metric or "mAP"
@@ -167,6 +166,8 @@ def resume_plan(options: Options, say: Any) -> Study:
     folder = find_study(options)
     plan = read_plan(folder)
     default = Options()
+    if options.space != default.space and Path(options.space).stem != plan["space"]["space"]:
+        raise StudyError(f"--resume: {folder} searches the space {plan['space']['space']}, not {options.space}")
     changed = [
         name for name in vars(options)
         if name not in MAY_CHANGE and name != "space" and getattr(options, name) != getattr(default, name)
@@ -174,7 +175,7 @@ def resume_plan(options: Options, say: Any) -> Study:
     ]  # fmt: skip
     if changed:
         raise StudyError(
-            f"--resume goes on with the study's own plan; {', '.join('--' + c.replace('_', '-') for c in changed)} cannot change"
+            f"--resume goes on with the study's own plan; {', '.join(_option_name(c) for c in changed)} cannot change"
         )
     source = DataSource.from_dict(plan["source"])
     dataset = load_dataset(source, plan["skip_bad"])
@@ -189,6 +190,10 @@ def resume_plan(options: Options, say: Any) -> Study:
     trials = options.trials or plan["trials"]
     plan = {**plan, "trials": trials, "max_hours": options.max_hours}
     return Study(folder, plan, space, resources_of(options, trials, plan["profile"] == "gpu"), resumed=True)
+
+
+def _option_name(attribute: str) -> str:
+    return "--set" if attribute == "set_fields" else f"--{attribute.replace('_', '-')}"
 
 
 def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) -> bool:
@@ -319,7 +324,10 @@ def parse_set_fields(pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set takes field=value, got {pair!r}")
         check_field_name(name, "--set")
-        values[name] = coerce(name, yaml.safe_load(text))
+        try:
+            values[name] = coerce(name, yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {name}: {text!r} must be a YAML value; reading it said: {error}") from None
     return values
 
 
@@ -331,15 +339,29 @@ def _check_choices(options: Options) -> None:
     ):
         if value not in allowed:
             raise StudyError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
-    for name, number in (
-        ("--trials", options.trials),
-        ("--epochs", options.epochs),
-        ("--max-hours", options.max_hours),
-    ):
+    parse_set_fields(options.set_fields)
+    positive = ("trials", "epochs", "max_hours", "concurrent")
+    for name, number in [(f"--{n.replace('_', '-')}", getattr(options, n)) for n in positive]:
         if number is not None and number <= 0:
             raise StudyError(f"{name} must be positive, got {number}")
+    if options.gpus_per_trial is not None and options.gpus_per_trial < 0:
+        raise StudyError(f"--gpus-per-trial must not be negative, got {options.gpus_per_trial}")
     if options.name and ("/" in options.name or options.name.startswith(".")):
         raise StudyError(f"--name must be a plain folder name, got {options.name!r}")
+
+
+def grid_trials(space: ResolvedSpace) -> int:
+    """The base and every combination of the grid.
+
+    Raises: StudyError where nobody could want to wait for that.
+    """
+    size = grid_size(space.fields)
+    if size > MAX_GRID:
+        raise StudyError(
+            f"--sampler grid has {size:,} combinations of {len(space.fields)} fields, at most {MAX_GRID:,} make sense; fix "
+            "fields with --set field=value, search a smaller --space, or cap it with --trials"
+        )
+    return size + 1
 
 
 def _check_metric(metric: str, dataset: DetectionDataset) -> None:

@@ -108,13 +108,12 @@ class StoppingAsha:
     def goes_on(self, scores: Sequence[float]) -> bool:
         """Whether the last of these scores, in order of arrival, is good enough."""
         cutoff = self.cutoff(scores[:-1])
-        return cutoff is None or not scores[-1] < cutoff
+        return not math.isnan(scores[-1]) and (cutoff is None or scores[-1] >= cutoff)
 
     def cutoff(self, earlier: Sequence[float]) -> float | None:
         """The score that had to be reached; None at the first arrival."""
-        if not earlier:
-            return None
-        return float(np.nanpercentile(earlier, (1 - 1 / self.eta) * 100))
+        counted = [score for score in earlier if not math.isnan(score)]
+        return float(np.percentile(counted, (1 - 1 / self.eta) * 100)) if counted else None
 
     def explain(self, rungs: Sequence[Rung], trial: str, rung: int) -> str:
         scores = rungs[rung].scores

@@ -62,8 +62,11 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     pair = subprocess.Popen([sys.executable, "-m", "detector.torch_pair"], stdout=subprocess.PIPE, text=True)
     try:
         study = resume_plan(options, say) if options.resume else make_plan(options, say)
-    finally:
-        problem = pair.communicate()[0].strip()
+    except BaseException:
+        pair.kill()  # a user's mistake need not wait for torch
+        pair.communicate()
+        raise
+    problem = pair.communicate()[0].strip()
     if problem:
         raise StudyError(problem)
     scheduler = make_scheduler(study.plan["scheduler"], study.plan["grace"], study.plan["epochs"], study.plan["eta"])

@@ -80,6 +80,9 @@ FIELDS: dict[str, SpaceEntry] = {
     "box_loss_weight": When("box_loss", {"smooth_l1": Float(0.5, 2.0, log=True), "giou": Float(1.0, 3.0, log=True)}),
 }
 
+# A network of full width wants smaller steps.
+GPU_LR = When("optimizer", {"adamw": Float(1e-4, 1e-3, log=True), "sgd": Float(2e-3, 2e-2, log=True)})
+
 SPACE = Space(
     name="retinanet",
     about="RetinaNet/SSD family: optimizer, anchors, augmentation, neck, heads and losses",
@@ -93,7 +96,7 @@ SPACE = Space(
         ),
         "gpu": Profile(
             GPU_BASE,
-            {**FIELDS, "head_depth": Integer(1, 4), "head_channels": Choice(128, 256)},
+            {**FIELDS, "lr": GPU_LR, "head_depth": Integer(1, 4), "head_channels": Choice(128, 256)},
             Budget(trials=32, epochs=36, grace=4, eta=3),
             max_pixels=1_100_000,
             street=StreetData(train=1600, val=300, test=300, degrees=360),

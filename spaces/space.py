@@ -193,6 +193,10 @@ def check_space(space: Space) -> Space:
                         f'space {space.name}, profile {profile_name}, {kind}: "{name}" is not a DetectorConfig field.{hint}'
                     )
         for name, entry in profile.fields.items():
+            if isinstance(entry, Fitted) and name != "anchor_sizes":
+                raise SpaceError(
+                    f"space {space.name}, profile {profile_name}: only anchor_sizes can be fitted, not {name}"
+                )
             if isinstance(entry, When) and entry.field not in profile.fields and entry.field not in profile.base:
                 raise SpaceError(
                     f"space {space.name}, profile {profile_name}: {name} depends on {entry.field}, which is neither in "
@@ -255,7 +259,14 @@ def _from_yaml(path: Path) -> Space:
     except yaml.YAMLError as error:
         raise SpaceError(f"--space {path}: must be YAML; reading it said: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("fields"), dict):
-        raise SpaceError(f"--space {path}: must have `fields:` (a mapping); optional: include, base, budget, profile")
+        raise SpaceError(f"--space {path}: must have `fields:` (a mapping); optional: include, about, base, budget")
+    unknown = sorted(set(content) - {"include", "about", "base", "budget", "fields"})
+    if unknown:
+        raise SpaceError(f"--space {path}: has {unknown}; it may have include, about, base, budget, fields")
+    for part in ("base", "budget"):
+        content[part] = content.get(part) or {}
+        if not isinstance(content[part], dict):
+            raise SpaceError(f"--space {path}: {part} must be a mapping, got {content[part]!r}")
     parent = load_space(str(content.get("include", "retinanet")))
     profiles = {}
     for name, profile in parent.profiles.items():

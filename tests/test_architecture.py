@@ -28,7 +28,9 @@ def brought_by(modules: list[str]) -> set[str]:
         f"import importlib, json, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert run.returncode == 0, run.stderr
     return set(json.loads(run.stdout.splitlines()[-1]))
 
@@ -59,7 +61,10 @@ def test_each_space_module_alone_brings_neither_torch_nor_ray(module: str) -> No
     assert brought_by([module]) & {"torch", "ray"} == set()
 
 
-@pytest.mark.parametrize("module", ["detector.config", "detector.data.coco", "detector.commands", "results.records", "search.rungs", "search.engine"])
+@pytest.mark.parametrize(
+    "module",
+    ["detector.config", "detector.data.coco", "detector.commands", "results.records", "search.rungs", "search.engine"],
+)
 def test_what_must_be_light_brings_neither_torch_nor_ray(module: str) -> None:
     assert brought_by([module]) & {"torch", "ray"} == set()
 
@@ -70,4 +75,6 @@ def test_the_search_command_parses_without_torch_or_ray() -> None:
 
 
 def test_the_config_needs_the_standard_library_only() -> None:
-    assert brought_by(["detector.config"]) <= set(sys.stdlib_module_names) | {"detector", "__main__"} | brought_by(["json"])
+    assert brought_by(["detector.config"]) <= set(sys.stdlib_module_names) | {"detector", "__main__"} | brought_by(
+        ["json"]
+    )

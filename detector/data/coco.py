@@ -17,6 +17,7 @@ import numpy as np
 # A box may leave its image by this much, in pixels, before it is called an error: annotation tools round.
 ROUNDING_PX = 2.0
 OFFENDERS_SHOWN = 3
+COCO_AREA_RANGES_PX = (32.0, 96.0)  # sides that part small | medium | large
 
 
 class DataError(ValueError):
@@ -56,6 +57,10 @@ class Split:
     def without_images(self, bad: Mapping[int, str]) -> Split:
         """This split less the images at these positions, each noted in `dropped` with its reason."""
         keep = [n for n in range(len(self.images)) if n not in bad]
+        if not any(len(self.boxes_xyxy[n]) for n in keep):
+            raise DataError(
+                f"{self.annotations}: without its {len(bad)} bad images the {self.name} split has no box left"
+            )
         notes = [f"{self.images[n].file_name}: {reason}" for n, reason in sorted(bad.items())]
         return Split(
             self.name,
@@ -159,7 +164,13 @@ def load_dataset(source: DataSource, skip_bad: bool = False) -> DetectionDataset
     for split in [val] + ([test] if test else []):
         _check_same_categories(train, split)
     told = train.info.get("detector_search", {})
-    small, medium = told.get("area_ranges_px", (32.0, 96.0))
+    areas = told.get("area_ranges_px", COCO_AREA_RANGES_PX) if isinstance(told, dict) else None
+    if not isinstance(areas, (list, tuple)) or len(areas) != 2 or not all(is_number(side) for side in areas):
+        raise DataError(
+            f'{train.annotations}: info.detector_search must be an object like {{"full_turn": true, "area_ranges_px": '
+            f"[16, 32]}}, got {told!r}"
+        )
+    small, medium = areas
     return DetectionDataset(
         source.name or source.train[0].resolve().parent.name,
         train,
@@ -269,7 +280,7 @@ def _read_categories(rows: list[Any], problems: _Problems) -> tuple[list[str], d
     """Class names in the order of their ids (gaps and zero are fine), and the class index of every id."""
     names: dict[Any, str] = {}
     for row in rows:
-        if not isinstance(row, dict) or "id" not in row or not isinstance(row.get("name"), str):
+        if not isinstance(row, dict) or not is_id(row.get("id")) or not isinstance(row.get("name"), str):
             problems.add("a category must have an id and a name", repr(row)[:60], droppable=False)
         elif row["id"] in names:
             problems.add("category ids must be unique", f"category {row['id']!r}", droppable=False)
@@ -285,7 +296,7 @@ def _read_categories(rows: list[Any], problems: _Problems) -> tuple[list[str], d
 def _read_images(rows: list[Any], images_dir: Path, problems: _Problems) -> dict[Any, ImageRecord]:
     records: dict[Any, ImageRecord] = {}
     for row in rows:
-        if not isinstance(row, dict) or "id" not in row or not isinstance(row.get("file_name"), str):
+        if not isinstance(row, dict) or not is_id(row.get("id")) or not isinstance(row.get("file_name"), str):
             problems.add("an image must have an id and a file_name", repr(row)[:60])
             continue
         file_name = row["file_name"]
@@ -319,14 +330,17 @@ def _read_boxes(
             problems.add("an annotation must be an object", f"annotation at position {position}")
             continue
         where = f"annotation {row.get('id', f'at position {position}')!r}"
+        if "id" in row and not is_id(row["id"]):
+            problems.add("an annotation id must be a number or a text", where)
+            continue
         if "id" in row and row["id"] in seen:
             problems.add("annotation ids must be unique", where)
             continue
         seen.add(row.get("id", ("position", position)))
-        if row.get("image_id") not in known_images:
+        if not is_id(row.get("image_id")) or row["image_id"] not in known_images:
             problems.add("an annotation must name a known image", f"{where} (image_id {row.get('image_id')!r})")
             continue
-        if row.get("category_id") not in index_of:
+        if not is_id(row.get("category_id")) or row["category_id"] not in index_of:
             problems.add(
                 "an annotation must name a known category", f"{where} (category_id {row.get('category_id')!r})"
             )
@@ -336,14 +350,14 @@ def _read_boxes(
         if box is not None:
             area = row.get("area")
             own = (box[2] - box[0]) * (box[3] - box[1])
-            area = float(area) if area is not None and _is_number(area) and area > 0 else own
+            area = float(area) if area is not None and is_number(area) and area > 0 else own
             columns[record.id].append((box, index_of[row["category_id"]], bool(row.get("iscrowd", 0)), area))
     return columns
 
 
 def _checked_box(bbox: Any, record: ImageRecord, where: str, problems: _Problems) -> list[float] | None:
     """COCO [x, y, width, height] as xyxy clipped to the image, or None where it breaks a rule."""
-    if not isinstance(bbox, (list, tuple)) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
+    if not isinstance(bbox, (list, tuple)) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
         problems.add("a bbox must be four finite numbers [x, y, width, height]", f"{where} {bbox!r}")
         return None
     x, y, width, height = map(float, bbox)
@@ -363,12 +377,18 @@ def _checked_box(bbox: Any, record: ImageRecord, where: str, problems: _Problems
     return clipped
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether the value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_id(value: Any) -> bool:
+    """Whether COCO could use the value as an id: a whole number or a text."""
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
 def _is_whole(value: Any) -> bool:
-    return _is_number(value) and float(value).is_integer()
+    return is_number(value) and float(value).is_integer()
 
 
 def _columns_as_arrays(

@@ -50,7 +50,7 @@ def read_yolo(src: Path) -> tuple[dict[str, list[_Annotated]], list[str]]:
             folder = next((f for f in (src / "images" / "valid", src / "valid" / "images") if f.is_dir()), None)
         if folder is None:
             continue
-        labels = Path(str(folder).replace(f"{os.sep}images", f"{os.sep}labels"))
+        labels = src / Path(*("labels" if part == "images" else part for part in folder.relative_to(src).parts))
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         splits[split] = [
             _read_yolo_image(file, labels / file.relative_to(folder).with_suffix(".txt"), names) for file in files
@@ -83,20 +83,31 @@ def _read_yolo_image(file: Path, label: Path, names: list[str]) -> _Annotated:
         if not line.strip():
             continue
         try:
-            kind, cx, cy, w, h = line.split()[:5]
-            name = names[int(kind)]
-            x, y, w_px, h_px = (
-                (float(cx) - float(w) / 2) * width,
-                (float(cy) - float(h) / 2) * height,
-                float(w) * width,
-                float(h) * height,
-            )
+            numbers = [float(part) for part in line.split()]
+            name = names[_class_index(numbers[0], len(names))]
+            box = _yolo_box(numbers[1:], width, height)
         except (ValueError, IndexError):
             raise DataError(
-                f"{label}, line {number}: must be `class cx cy w h` with a class below {len(names)}, got {line!r}"
+                f"{label}, line {number}: must be `class cx cy w h` (or a polygon) with a class of 0..{len(names) - 1}, "
+                f"got {line!r}"
             ) from None
-        image.boxes.append((name, [x, y, w_px, h_px], False))
+        image.boxes.append((name, box, False))
     return image
+
+
+def _class_index(number: float, count: int) -> int:
+    if not 0 <= number < count or number != int(number):
+        raise ValueError(number)
+    return int(number)
+
+
+def _yolo_box(shares: list[float], width: int, height: int) -> list[float]:
+    """[x, y, width, height] in pixels of `cx cy w h [confidence]`, or of the extent of a polygon `x1 y1 x2 y2 ..`."""
+    if len(shares) >= 6 and len(shares) % 2 == 0:
+        xs, ys = shares[0::2], shares[1::2]
+        return [min(xs) * width, min(ys) * height, (max(xs) - min(xs)) * width, (max(ys) - min(ys)) * height]
+    cx, cy, w, h = shares[:4]
+    return [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
 
 
 def read_voc(src: Path) -> tuple[dict[str, list[_Annotated]], list[str]]:

@@ -74,5 +74,5 @@ def focal_loss(logits: Tensor, target: bool, gamma: float, alpha: float) -> Tens
     """-alpha_t (1 - p_t)^gamma log(p_t), elementwise (Lin et al. 2018, equation 5), for one target everywhere."""
     sign, weight = (-1.0, alpha) if target else (1.0, 1.0 - alpha)
     wrong = torch.sigmoid(sign * logits)  # 1 - p_t
-    focus = wrong.square() if gamma == 2.0 else wrong.pow(gamma)
+    focus = wrong.square() if gamma == 2.0 else wrong.clamp(min=1e-12).pow(gamma)  # its slope at 0 is infinite
     return weight * focus * F.softplus(sign * logits)

@@ -66,7 +66,7 @@ def nms_by_group(boxes_xyxy: Tensor, scores: Tensor, group: Tensor, iou: float, 
         return kept
     by_group = group.argsort(stable=True)
     sizes = torch.unique_consecutive(group[by_group], return_counts=True)[1].tolist()
-    pieces = [rows[nms(boxes_xyxy[rows], scores[rows], iou)] for rows in by_group.split(sizes)]
+    pieces = [rows[nms(boxes_xyxy[rows], scores[rows], iou)] for rows in torch.split(by_group, sizes)]
     kept = torch.cat(pieces) if pieces else by_group
     return kept[scores[kept].argsort(descending=True, stable=True)]
 

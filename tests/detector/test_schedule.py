@@ -11,7 +11,9 @@ from detector.schedule import LearningRate
 
 
 def schedule(steps_per_epoch: int = 10, **values: object) -> LearningRate:
-    return LearningRate(DetectorConfig(**{"lr": 2.0, "schedule_epochs": 10, "warmup_epochs": 0.0, **values}), steps_per_epoch)
+    return LearningRate(
+        DetectorConfig(**{"lr": 2.0, "schedule_epochs": 10, "warmup_epochs": 0.0, **values}), steps_per_epoch
+    )
 
 
 def test_warm_up_starts_at_a_tenth_and_reaches_the_rate_on_its_last_steps_successor() -> None:

@@ -297,7 +297,9 @@ def test_an_epoch_reports_its_mean_losses_its_rate_and_the_coco_numbers(tiny_dat
 
 
 def test_the_rate_follows_the_schedule_across_epochs(tiny_data: TrainingData) -> None:
-    trainer = build(tiny(schedule="multistep", lr_milestones=(0.34, 0.67), warmup_epochs=0.0), tiny_data)  # steps 3 and 6 of 9
+    trainer = build(
+        tiny(schedule="multistep", lr_milestones=(0.34, 0.67), warmup_epochs=0.0), tiny_data
+    )  # steps 3 and 6 of 9
     assert [trainer.step().lr for _ in range(3)] == pytest.approx([1e-3, 1e-4, 1e-5])
 
 
@@ -433,7 +435,13 @@ def test_poisoned_weights_raise_diverged_with_the_step(tiny_data: TrainingData) 
 
 def test_an_absurd_rate_diverges(tiny_data: TrainingData) -> None:
     config = tiny(
-        optimizer="sgd", lr=100.0, clip_norm=0.0, warmup_epochs=0.0, schedule="constant", final_decay_epochs=0, steps_per_epoch=12
+        optimizer="sgd",
+        lr=100.0,
+        clip_norm=0.0,
+        warmup_epochs=0.0,
+        schedule="constant",
+        final_decay_epochs=0,
+        steps_per_epoch=12,
     )
     trainer = build(config, tiny_data)
     with pytest.raises(DivergedError) as caught:
@@ -468,7 +476,9 @@ def without_times(result: EpochResult) -> dict[str, Any]:
     ],
     ids=["adamw and ema", "sgd and batch norms", "bf16"],
 )
-def test_resumed_equals_never_stopped_bit_for_bit(values: dict[str, Any], tiny_data: TrainingData, tmp_path: Path) -> None:
+def test_resumed_equals_never_stopped_bit_for_bit(
+    values: dict[str, Any], tiny_data: TrainingData, tmp_path: Path
+) -> None:
     config = tiny(score_threshold=0.0, max_detections=20, **values)
     straight = build(config, tiny_data)
     expected = [straight.step(), straight.step(), straight.step()]
@@ -596,7 +606,9 @@ def test_detections_go_back_to_the_images_own_pixels(tiny_data: TrainingData) ->
     ]
 
 
-def test_detections_that_are_the_annotations_score_map_1(tiny_data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detections_that_are_the_annotations_score_map_1(
+    tiny_data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = build(tiny(), tiny_data)
 
     def annotated(logits: Tensor, box_regression: Tensor, anchors_xyxy: Tensor) -> Detections:

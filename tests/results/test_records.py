@@ -56,7 +56,8 @@ class TestReadPlan:
 
 
 @pytest.mark.parametrize(
-    ("metric", "expected"), [("mAP", 0.5), ("AP_small", math.nan), ("AP75", math.nan), ("class:car", 0.25), ("class:tram", math.nan)]
+    ("metric", "expected"),
+    [("mAP", 0.5), ("AP_small", math.nan), ("AP75", math.nan), ("class:car", 0.25), ("class:tram", math.nan)],
 )
 def test_minus_one_null_and_missing_scores_are_nan(metric: str, expected: float) -> None:
     record = {"metrics": {"mAP": 0.5, "AP_small": -1.0, "AP75": None}, "per_class": {"car": 0.25, "tram": -1.0}}
@@ -74,7 +75,14 @@ def started(trial: str, to_epoch: int) -> dict[str, Any]:
 
 
 def epoch(trial: str, number: int, score: float | None) -> dict[str, Any]:
-    return {"event": "epoch", "trial": trial, "epoch": number, "metrics": {"mAP": score}, "per_class": {}, "seconds": 2.0}
+    return {
+        "event": "epoch",
+        "trial": trial,
+        "epoch": number,
+        "metrics": {"mAP": score},
+        "per_class": {},
+        "seconds": 2.0,
+    }
 
 
 def ended(trial: str, outcome: str, reason: str = "") -> dict[str, Any]:
@@ -137,7 +145,9 @@ class TestState:
 
 
 EVENTS = st.lists(
-    st.tuples(st.sampled_from(["create", "start", "epoch", "end", "promote", "prune"]), st.integers(0, 3), st.integers(1, 9)),
+    st.tuples(
+        st.sampled_from(["create", "start", "epoch", "end", "promote", "prune"]), st.integers(0, 3), st.integers(1, 9)
+    ),
     max_size=40,
 )
 
@@ -158,7 +168,10 @@ def test_replay_of_any_prefix_is_the_state_that_the_live_state_had_there(events:
                 records.append(epoch(trial, number, number / 10))
             case "end":
                 outcomes = ("reached", "lost", "error", "diverged", "interrupted")
-                target = next((r["to_epoch"] for r in reversed(records) if r["event"] == "leg_started" and r["trial"] == trial), None)
+                target = next(
+                    (r["to_epoch"] for r in reversed(records) if r["event"] == "leg_started" and r["trial"] == trial),
+                    None,
+                )
                 if target is not None:
                     records.append(ended(trial, outcomes[number % 5]))
             case "promote":

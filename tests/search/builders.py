@@ -14,7 +14,9 @@ from search.rungs import make_scheduler
 from spaces.fitting import DatasetFacts
 from spaces.space import ResolvedSpace, load_space, resolve
 
-STREET = DatasetFacts(((128, 512),) * 4, ((20.0, 12.0), (30.0, 14.0), (16.0, 40.0), (12.0, 12.0)), (0, 1, 2, 3), full_turn=True)
+STREET = DatasetFacts(
+    ((128, 512),) * 4, ((20.0, 12.0), (30.0, 14.0), (16.0, 40.0), (12.0, 12.0)), (0, 1, 2, 3), full_turn=True
+)
 PHOTOS = DatasetFacts(((480, 640),) * 3, ((100.0, 80.0), (200.0, 210.0), (60.0, 150.0)), (0, 1, 2), full_turn=False)
 
 FINGERPRINT = "0123456789abcdef"
@@ -27,7 +29,18 @@ def smoke_space() -> ResolvedSpace:
 
 def epoch_result(epoch: int, score: float, seconds: float = 1.0) -> dict[str, Any]:
     """An epoch's report as a leg hands it back."""
-    names = ("AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large")
+    names = (
+        "AP75",
+        "AP_small",
+        "AP_medium",
+        "AP_large",
+        "AR_1",
+        "AR_10",
+        "AR_100",
+        "AR_small",
+        "AR_medium",
+        "AR_large",
+    )
     return {
         "epoch": epoch,
         "train_loss": 1.0 / epoch,
@@ -80,7 +93,15 @@ def make_engine(
     journal = Journal(folder / "journal.jsonl")
     state = StudyState.replay(read_journal(journal.path), "mAP", plan.levels)
     return Engine(
-        state, journal, smoke_space(), sampler or NumberedSampler(), plan, limits or Limits(trials), FINGERPRINT, 0, clock
+        state,
+        journal,
+        smoke_space(),
+        sampler or NumberedSampler(),
+        plan,
+        limits or Limits(trials),
+        FINGERPRINT,
+        0,
+        clock,
     )
 
 

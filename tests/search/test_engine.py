@@ -27,7 +27,15 @@ from tests.search.builders import (
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
-DECISIONS = ("trial_created", "proposal", "proposal_known", "proposal_refused", "promoted", "leg_started", "space_exhausted")
+DECISIONS = (
+    "trial_created",
+    "proposal",
+    "proposal_known",
+    "proposal_refused",
+    "promoted",
+    "leg_started",
+    "space_exhausted",
+)
 OUTCOMES = ("reached", "reached", "reached", "reached", "diverged", "error", "lost", "interrupted", "infeasible")
 
 
@@ -93,7 +101,12 @@ class TestWhatComesNext:
         leg = next_leg(engine)
         created = [record for record in read_journal(engine.journal.path) if record["event"] == "trial_created"][-1]
         assert created["trial"] == leg.trial
-        assert leg.config["lr"] == created["config"]["lr"] == created["varied"]["lr"] == NumberedSampler().propose(1, engine.state)["lr"]
+        assert (
+            leg.config["lr"]
+            == created["config"]["lr"]
+            == created["varied"]["lr"]
+            == NumberedSampler().propose(1, engine.state)["lr"]
+        )
 
     def test_retry_before_promotion_before_new(self, tmp_path: Path) -> None:
         engine = make_engine(tmp_path)
@@ -142,19 +155,24 @@ class TestWhatComesNext:
             trial_id(base, "f", 1),
         }
         assert len(ids) == 4
-        assert trial_id(base.with_values({"sgd_momentum": 0.5}), "f", 0) == trial_id(base, "f", 0), "not consumed under adamw"
+        assert trial_id(base.with_values({"sgd_momentum": 0.5}), "f", 0) == trial_id(base, "f", 0), (
+            "not consumed under adamw"
+        )
 
 
 class TestProposals:
     def test_known_proposals_are_noted_and_not_counted(self, tmp_path: Path) -> None:
         base_lr = smoke_space().base.lr
         engine = make_engine(
-            tmp_path, sampler=ListedSampler([{"lr": base_lr}, {"lr": 2e-3}, {"lr": 2e-3}, {"lr": 3e-3}]), trials=3, scheduler="none"
+            tmp_path,
+            sampler=ListedSampler([{"lr": base_lr}, {"lr": 2e-3}, {"lr": 2e-3}, {"lr": 3e-3}]),
+            trials=3,
+            scheduler="none",
         )
         run_serially(engine)
         assert [trial.varied for trial in engine.state.trials.values()] == [{}, {"lr": 2e-3}, {"lr": 3e-3}]
         known = [record["known_as"] for record in engine.state.records if record["event"] == "proposal_known"]
-        assert known == [list(engine.state.trials)[0], list(engine.state.trials)[1]]
+        assert known == list(engine.state.trials)[:2]
         assert all("trial" not in record for record in engine.state.records if record["event"].startswith("proposal"))
 
     def test_proposals_that_differ_in_an_unconsumed_field_are_one_trial(self, tmp_path: Path) -> None:
@@ -217,6 +235,19 @@ class TestFailures:
         assert engine.state.trials[trial].legs == 1
         assert engine.state.trials[trial].outcome == "diverged"
 
+    def test_who_was_stopped_stays_stopped_when_a_better_trial_diverges_later(self, tmp_path: Path) -> None:
+        """Ray's cut-off keeps every score that was recorded; asha_stop decides once, at arrival."""
+        engine = make_engine(tmp_path, scheduler="asha_stop", trials=2)
+        first = next_leg(engine)
+        train_leg(engine, first, lambda trial, epoch: 0.9)
+        again = next_leg(engine)
+        assert (again.trial, again.to_epoch) == (first.trial, 3)
+        second = next_leg(engine)
+        train_leg(engine, second, lambda trial, epoch: 0.1)
+        assert engine.next_leg() is None, "0.1 is below the cut-off 0.9"
+        engine.on_leg_end(first.trial, "diverged", reason="loss became nan")
+        assert engine.next_leg() is None
+
     def test_a_lost_leg_goes_on_from_where_it_was_and_counts_no_epoch_twice(self, tmp_path: Path) -> None:
         engine = make_engine(tmp_path, scheduler="none", trials=1)
         leg = next_leg(engine)
@@ -258,7 +289,9 @@ class TestTime:
 
 class TestRandomStudies:
     @settings(max_examples=25, deadline=None, derandomize=True)
-    @given(seed=st.integers(0, 10_000), slots=st.integers(1, 4), scheduler=st.sampled_from(["asha", "asha_stop", "none"]))
+    @given(
+        seed=st.integers(0, 10_000), slots=st.integers(1, 4), scheduler=st.sampled_from(["asha", "asha_stop", "none"])
+    )
     def test_the_state_is_the_replay_of_the_journal_and_decisions_fall_when_asked(
         self, tmp_path_factory: pytest.TempPathFactory, seed: int, slots: int, scheduler: str
     ) -> None:
@@ -340,8 +373,12 @@ class TestKilledAndResumed:
         kept = max(n for n, line in enumerate(lines, 1) if json.loads(line)["event"] == event)
         assert ends_after_kill(tmp_path / "killed", lines, kept) == expected
 
-    @pytest.mark.parametrize(("outcome", "times", "final"), [("lost", MAX_LOSSES, "infeasible"), ("error", 2, "failed")])
-    def test_between_the_last_failure_and_the_verdict(self, tmp_path: Path, outcome: str, times: int, final: str) -> None:
+    @pytest.mark.parametrize(
+        ("outcome", "times", "final"), [("lost", MAX_LOSSES, "infeasible"), ("error", 2, "failed")]
+    )
+    def test_between_the_last_failure_and_the_verdict(
+        self, tmp_path: Path, outcome: str, times: int, final: str
+    ) -> None:
         engine = make_engine(tmp_path / "a", trials=1)
         for _ in range(times):
             engine.on_leg_end(next_leg(engine).trial, outcome, reason="drawn")

@@ -39,7 +39,9 @@ def test_a_lone_leg_runs_on_all_cores_where_nothing_else_can_start() -> None:
     leg = 5.0 + SECONDS_PER_LEG
     assert simulate(make_scheduler("none", 1, 1, 2), 1, 2, [5.0]).seconds == pytest.approx(leg / LONE_SPEEDUP)
     assert simulate(make_scheduler("none", 1, 1, 2), 1, 1, [5.0]).seconds == pytest.approx(leg)
-    assert simulate(make_scheduler("none", 1, 1, 2), 2, 2, [5.0]).seconds == pytest.approx(leg), "two side by side share the cores"
+    assert simulate(make_scheduler("none", 1, 1, 2), 2, 2, [5.0]).seconds == pytest.approx(leg), (
+        "two side by side share the cores"
+    )
 
 
 def test_one_slot_prunes_as_algorithm_2_does() -> None:

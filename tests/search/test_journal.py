@@ -16,7 +16,11 @@ from results.records import JournalError, read_journal
 from search.journal import Journal
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -24,7 +28,10 @@ PLAIN = st.recursive(
 
 def test_what_is_appended_is_what_is_returned_and_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "study" / "journal.jsonl")
-    written = [journal.append("epoch", trial="ab", epoch=1, text="zwölf\n"), journal.append("study_ended", reason="done")]
+    written = [
+        journal.append("epoch", trial="ab", epoch=1, text="zwölf\n"),
+        journal.append("study_ended", reason="done"),
+    ]
     assert read_journal(journal.path) == written
     assert [record["event"] for record in written] == ["epoch", "study_ended"]
     assert all(isinstance(record["time"], float) for record in written)
@@ -44,7 +51,9 @@ def test_any_plain_values_survive(tmp_path_factory: pytest.TempPathFactory, valu
 
 def test_nan_and_infinities_are_written_as_null_at_any_depth(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    record = journal.append("epoch", loss=math.nan, metrics={"mAP": math.inf, "list": [1.0, -math.inf], "pair": (math.nan, 2)})
+    record = journal.append(
+        "epoch", loss=math.nan, metrics={"mAP": math.inf, "list": [1.0, -math.inf], "pair": (math.nan, 2)}
+    )
     journal.close()
     assert (record["loss"], record["metrics"]) == (None, {"mAP": None, "list": [1.0, None], "pair": [None, 2]})
     assert "NaN" not in journal.path.read_text()

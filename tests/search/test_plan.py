@@ -14,7 +14,16 @@ from PIL import Image
 from detector.config import ConfigError
 from detector.data.coco import DataError
 from results.records import JournalError
-from search.plan import Options, Study, StudyError, describe_dataset, make_plan, parse_set_fields, resume_plan, write_plan
+from search.plan import (
+    Options,
+    Study,
+    StudyError,
+    describe_dataset,
+    make_plan,
+    parse_set_fields,
+    resume_plan,
+    write_plan,
+)
 from search.sampler import grid_size
 from spaces.distributions import SpaceError
 from spaces.space import ResolvedSpace
@@ -62,7 +71,14 @@ def planned(tmp_path: Path, folder: Path, /, **options: Any) -> Study:
 
 class TestSetFields:
     def test_values_are_yaml_of_the_fields_own_type(self) -> None:
-        pairs = ["lr=0.01", "head_shared=false", "batch_size=4", "anchor_ratios=[0.5, 1]", "optimizer=sgd", "trunk_weights=''"]
+        pairs = [
+            "lr=0.01",
+            "head_shared=false",
+            "batch_size=4",
+            "anchor_ratios=[0.5, 1]",
+            "optimizer=sgd",
+            "trunk_weights=''",
+        ]
         assert parse_set_fields(pairs) == {
             "lr": 0.01, "head_shared": False, "batch_size": 4, "anchor_ratios": (0.5, 1.0), "optimizer": "sgd", "trunk_weights": "",
         }  # fmt: skip
@@ -98,7 +114,18 @@ class TestMakePlan:
         study = planned(tmp_path, data)
         plan = study.plan
         assert json.loads(json.dumps(plan)) == plan, "plain JSON values"
-        assert {"space", "seed", "metric", "levels", "trials", "source", "dataset", "versions", "commit", "command"} <= plan.keys()
+        assert {
+            "space",
+            "seed",
+            "metric",
+            "levels",
+            "trials",
+            "source",
+            "dataset",
+            "versions",
+            "commit",
+            "command",
+        } <= plan.keys()
         assert (plan["levels"], plan["trials"], plan["seed"], plan["metric"]) == ([1, 3, 9], 12, 0, "mAP")
         assert plan["dataset"]["train_images"] == 3
         assert plan["dataset"]["val_images"] == 2
@@ -184,7 +211,9 @@ class TestMakePlan:
 
     def test_more_canvases_than_three_are_refused(self, tmp_path: Path, data: Path) -> None:
         sizes = [[64, 64], [64, 96], [96, 96], [96, 128]]
-        (tmp_path / "many.yaml").write_text(yaml.safe_dump({"include": "smoke", "fields": {"image_size_px": {"choice": sizes}}}))
+        (tmp_path / "many.yaml").write_text(
+            yaml.safe_dump({"include": "smoke", "fields": {"image_size_px": {"choice": sizes}}})
+        )
         with pytest.raises(SpaceError, match="at most 3 canvases"):
             planned(tmp_path, data, space=str(tmp_path / "many.yaml"))
 
@@ -194,7 +223,10 @@ class TestMakePlan:
             "train_annotations": str(data / "train.json"), "train_images": str(data / "images"),
             "val_annotations": str(data / "val.json"), "val_images": str(data / "images"),
         }  # fmt: skip
-        assert planned(tmp_path, data, **named).plan["dataset"]["fingerprint"] == planned(tmp_path, data).plan["dataset"]["fingerprint"]
+        assert (
+            planned(tmp_path, data, **named).plan["dataset"]["fingerprint"]
+            == planned(tmp_path, data).plan["dataset"]["fingerprint"]
+        )
 
 
 class TestResume:
@@ -206,7 +238,9 @@ class TestResume:
         write_plan(study)
 
     def resumed(self, **options: Any) -> Study:
-        return resume_plan(Options(**{"space": "smoke", "runs_dir": str(self.runs), "name": "s", "resume": True, **options}), say)
+        return resume_plan(
+            Options(**{"space": "smoke", "runs_dir": str(self.runs), "name": "s", "resume": True, **options}), say
+        )
 
     def test_goes_on_with_the_same_plan(self) -> None:
         study = self.resumed()
@@ -219,7 +253,9 @@ class TestResume:
         assert (study.plan["trials"], study.plan["max_hours"]) == (30, 2.0)
 
     def test_what_repeats_the_plan_is_no_change(self) -> None:
-        self.resumed(seed=3, metric="mAP", epochs=9, sampler="tpe", scheduler="asha", data=str(self.data), profile="cpu")
+        self.resumed(
+            seed=3, metric="mAP", epochs=9, sampler="tpe", scheduler="asha", data=str(self.data), profile="cpu"
+        )
 
     @pytest.mark.parametrize(
         "change",

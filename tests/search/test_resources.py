@@ -57,7 +57,7 @@ class TestOnCpu:
 
     def test_a_gpu_that_is_not_there_is_refused(self, machine: Any) -> None:
         machine(2)
-        with pytest.raises(ValueError, match="--gpus-per-trial 0.5"):
+        with pytest.raises(ValueError, match=r"--gpus-per-trial 0\.5"):
             plan_resources(None, 0.5, None, 12, True)
 
     def test_gpus_are_left_alone_by_a_cpu_study(self, machine: Any) -> None:
@@ -102,10 +102,15 @@ class TestCountGpus:
 
     def test_counts_and_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
         listed = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\nGPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)\n"
-        monkeypatch.setattr("search.resources.subprocess.run", lambda *a, **k: subprocess.CompletedProcess(a, 0, listed, ""))
+        monkeypatch.setattr(
+            "search.resources.subprocess.run", lambda *a, **k: subprocess.CompletedProcess(a, 0, listed, "")
+        )
         assert count_gpus() == (2, "NVIDIA H100 80GB HBM3")
 
 
 def test_describe_says_slots_threads_and_device() -> None:
     assert Resources(2, 1.0, 0.0, 1, 2, "CPU").describe() == "2 trials at a time, 1 thread each, on CPU"
-    assert Resources(4, 8.0, 0.5, 8, 32, "NVIDIA H100").describe() == "4 trials at a time, 8 threads and 0.5 GPU each, on NVIDIA H100"
+    assert (
+        Resources(4, 8.0, 0.5, 8, 32, "NVIDIA H100").describe()
+        == "4 trials at a time, 8 threads and 0.5 GPU each, on NVIDIA H100"
+    )

@@ -223,7 +223,10 @@ class TestStoppingAsha:
 
     def test_explain_says_the_cutoff(self) -> None:
         rungs = [Rung({"a": 0.4, "b": 0.1}), Rung()]
-        assert StoppingAsha([1, 2], 2).explain(rungs, "b", 0) == "0.100 at 1 epochs, below the cut-off 0.400 of 1 before it"
+        assert (
+            StoppingAsha([1, 2], 2).explain(rungs, "b", 0)
+            == "0.100 at 1 epochs, below the cut-off 0.400 of 1 before it"
+        )
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -50,7 +50,9 @@ def empty_state() -> StudyState:
     return StudyState("mAP", list(LEVELS))
 
 
-def add_trial(state: StudyState, values: dict[str, Any], scores: list[float], ends: str = "reached", target: int | None = None) -> Trial:
+def add_trial(
+    state: StudyState, values: dict[str, Any], scores: list[float], ends: str = "reached", target: int | None = None
+) -> Trial:
     """Journals one trial: created with `values`, an epoch per score, and how its leg ended ("" while it runs)."""
     config = small_space().config(values)
     name = f"t{len(state.trials) + 1}"
@@ -114,7 +116,9 @@ class TestEverySampler:
 
     def test_another_number_or_seed_is_another_proposal(self, name: str) -> None:
         state = studied(2, 14)
-        proposals = [repr(make_sampler(name, small_space(), 5, "mAP").propose(number, state)) for number in range(1, 21)]
+        proposals = [
+            repr(make_sampler(name, small_space(), 5, "mAP").propose(number, state)) for number in range(1, 21)
+        ]
         assert len(set(proposals)) == 20
         others = [repr(make_sampler(name, small_space(), 6, "mAP").propose(number, state)) for number in range(1, 21)]
         assert proposals != others
@@ -155,7 +159,14 @@ class TestOptunasView:
     def shown(self, state: StudyState, trial: Trial) -> Any:
         return OptunaSampler("tpe", small_space(), 0, "mAP")._as_optuna(trial, state)
 
-    VALUES = {"optimizer": "sgd", "lr": 0.01, "sgd_momentum": 0.9, "anchor_scales": (1.0, 1.5), "head_depth": 1, "zoom_max": 0.1}
+    VALUES: ClassVar[dict[str, Any]] = {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "sgd_momentum": 0.9,
+        "anchor_scales": (1.0, 1.5),
+        "head_depth": 1,
+        "zoom_max": 0.1,
+    }
 
     def test_finished_is_complete_with_its_best_score(self) -> None:
         state = empty_state()
@@ -171,7 +182,10 @@ class TestOptunasView:
 
     def test_minus_one_is_no_intermediate_value(self) -> None:
         state = empty_state()
-        assert self.shown(state, add_trial(state, self.VALUES, [-1.0, 0.3, 0.2])).intermediate_values == {2: 0.3, 3: 0.2}
+        assert self.shown(state, add_trial(state, self.VALUES, [-1.0, 0.3, 0.2])).intermediate_values == {
+            2: 0.3,
+            3: 0.2,
+        }
 
     def test_in_a_leg_is_running(self) -> None:
         state = empty_state()
@@ -202,6 +216,7 @@ class TestOptunasView:
 
     def test_tpe_learns_from_the_view(self) -> None:
         """Trials with a small zoom scored well: proposals move there, and not where the same trials scored badly."""
+
         def mean_zoom(good_is_low: bool) -> float:
             state, rng = empty_state(), random.Random(0)
             for number in range(24):

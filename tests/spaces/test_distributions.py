@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaces.distributions import Choice, Fitted, Float, Integer, SpaceError, When, as_tuple, entry_from_dict, entry_to_dict
+from spaces.distributions import (
+    Choice,
+    Fitted,
+    Float,
+    Integer,
+    SpaceError,
+    When,
+    as_tuple,
+    entry_from_dict,
+    entry_to_dict,
+)
 
 
 class TestFloat:
@@ -40,7 +50,9 @@ class TestFloat:
         assert not entry.contains("0.15")
         assert not entry.contains(math.nan)
 
-    @pytest.mark.parametrize(("low", "high", "log"), [(2.0, 1.0, False), (math.nan, 1.0, False), (0.0, 1.0, True), (-1.0, 1.0, True)])
+    @pytest.mark.parametrize(
+        ("low", "high", "log"), [(2.0, 1.0, False), (math.nan, 1.0, False), (0.0, 1.0, True), (-1.0, 1.0, True)]
+    )
     def test_an_impossible_range_is_refused_with_its_values(self, low: float, high: float, log: bool) -> None:
         with pytest.raises(SpaceError, match=rf"range must .*got {low} \.\. {high}"):
             Float(low, high, log)
@@ -92,7 +104,9 @@ def test_an_entry_survives_json(entry: Any) -> None:
     assert entry_from_dict(json.loads(json.dumps(entry_to_dict(entry)))) == entry
 
 
-@pytest.mark.parametrize("entry", [Float(0.1, 0.9), Float(1e-4, 1e-1, log=True), Integer(0, 10), Choice("a", "b")], ids=repr)
+@pytest.mark.parametrize(
+    "entry", [Float(0.1, 0.9), Float(1e-4, 1e-1, log=True), Integer(0, 10), Choice("a", "b")], ids=repr
+)
 def test_grids_lie_inside_and_descriptions_are_words(entry: Any) -> None:
     for points in (1, 2, 3, 5):
         values = entry.grid(points)

@@ -62,7 +62,9 @@ class TestAnchorSize:
         # Three levels: s, 2s, 4s around 2s. Boxes of 32 pixels: s = 16.
         assert fit_anchor_size(boxes((32.0, 32.0)), (256, 256), 8, 3, (1.0,)) == pytest.approx(16.0)
         # Scales up to 2 push the ladder's middle to 2s * sqrt(2).
-        assert fit_anchor_size(boxes((48.0, 48.0)), (256, 256), 8, 3, (1.0, 2.0)) == pytest.approx(48 / (2 * 2**0.5), abs=0.01)
+        assert fit_anchor_size(boxes((48.0, 48.0)), (256, 256), 8, 3, (1.0, 2.0)) == pytest.approx(
+            48 / (2 * 2**0.5), abs=0.01
+        )
 
     def test_the_root_of_the_area_counts(self) -> None:
         assert fit_anchor_size(boxes((16.0, 64.0)), (256, 256), 8, 3, (1.0,)) == pytest.approx(16.0)

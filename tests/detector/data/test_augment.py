@@ -233,6 +233,13 @@ def test_crop_windows_hold_a_centre_and_overlap_enough(min_iou: float) -> None:
     assert cropped >= 16
 
 
+def test_a_crop_of_the_default_constraint_acts_on_boxes_of_the_street() -> None:
+    box = torch.tensor([[[250.0, 50, 270, 72]]]).repeat(64, 1, 1)  # 20 x 22, the report's median car, on 128 x 512
+    targets = Targets(box, torch.zeros(64, 1, dtype=torch.int64))
+    windows = draw_crops(targets, 128, 512, DetectorConfig().crop_min_iou, generator(0))
+    assert (windows != torch.tensor([0.0, 0.0, 512.0, 128.0])).any()
+
+
 def test_crop_to_affine_and_move_boxes_by_hand() -> None:
     # the window 32..96 x 16..48 of 128 x 64 is blown up twice: x' = 2 (x - 32), y' = 2 (y - 16)
     affine = crop_to_affine(torch.tensor([[32.0, 16, 96, 48]]), HEIGHT, WIDTH)
@@ -246,6 +253,20 @@ def test_crop_to_affine_and_move_boxes_by_hand() -> None:
     assert moved.boxes_xyxy[0, 1].tolist() == [0, 8, 56, 48]  # clipped at the left: 2 (20 - 32) = -24
     # outside, and centre at x = 31 outside by one pixel
     assert moved.labels.tolist() == [[0, 1, -1, -1]]
+
+
+def test_a_crop_and_a_zoom_keep_the_windows_middle_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the window 20..60 x 10..40 has its middle at (40, 25); a box there comes to stand about (64, 32) whatever the zoom
+    window = torch.tensor([[20.0, 10, 60, 40]]).repeat(16, 1)
+    monkeypatch.setattr("detector.data.augment.draw_crops", lambda *_: window)
+    targets = Targets(torch.tensor([[[36.0, 21, 44, 29]]]).repeat(16, 1, 1), torch.zeros(16, 1, dtype=torch.int64))
+    images = torch.zeros(16, HEIGHT, WIDTH, 3, dtype=torch.uint8)
+    _, moved = augment(images, targets, seed=3, crop_probability=1.0, crop_min_iou=0.0, zoom_max=1.0)
+    boxes = moved.boxes_xyxy[:, 0]
+    middles, widths = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2] - boxes[:, 0]
+    torch.testing.assert_close(middles, torch.tensor([[64.0, 32.0]]).repeat(16, 1), rtol=0, atol=1e-3)
+    # 8 columns x 128 / 40 x a zoom of 0.5 .. 2
+    assert 12.8 - 1e-3 <= float(widths.min()) < 18 < 36 < float(widths.max()) <= 51.2 + 1e-3
 
 
 def test_what_comes_in_from_outside_is_the_channel_mean() -> None:

@@ -52,7 +52,7 @@ def test_every_image_stands_in_one_batch_a_pass(data: TrainingData) -> None:
     for epoch in (1, 2, 3):
         numbers = image_numbers(made, epoch)
         assert [len(batch) for batch in numbers] == [2, 2, 2, 2]
-        assert sorted(sum(numbers, [])) == list(range(IMAGES))
+        assert sorted(n for batch in numbers for n in batch) == list(range(IMAGES))
 
 
 def test_the_order_is_told_by_seed_and_epoch_alone(data: TrainingData) -> None:
@@ -75,7 +75,9 @@ def test_augmented_pixels_and_boxes_are_told_by_seed_and_epoch(data: TrainingDat
 
 
 def test_more_steps_than_a_pass_begin_a_fresh_permutation(data: TrainingData) -> None:
-    numbers = sum(image_numbers(batches(data, steps_per_epoch=10), 1), [])  # 20 of 8 images: 2.5 passes
+    numbers = [
+        n for batch in image_numbers(batches(data, steps_per_epoch=10), 1) for n in batch
+    ]  # 20 of 8 images: 2.5 passes
     assert len(numbers) == 20
     assert sorted(numbers[:8]) == sorted(numbers[8:16]) == list(range(IMAGES))
     assert len(set(numbers[16:])) == 4

@@ -94,7 +94,14 @@ def test_equal_to_torchvisions_generator(canvas: tuple[int, int]) -> None:
     sizes = tuple((float(x), float(int(x * 2 ** (1 / 3))), float(int(x * 2 ** (2 / 3)))) for x in (32, 64))
     ratios = (0.5, 1.0, 2.0)
     ours = make_anchors_xyxy(
-        config(image_size_px=canvas, neck_levels=(3, 4), anchor_sizes=sizes, anchor_ratios=ratios, anchor_offset=0.0, anchor_rounding=True)
+        config(
+            image_size_px=canvas,
+            neck_levels=(3, 4),
+            anchor_sizes=sizes,
+            anchor_ratios=ratios,
+            anchor_offset=0.0,
+            anchor_rounding=True,
+        )
     )
     maps = [torch.zeros(1, 1, canvas[0] // stride, canvas[1] // stride) for stride in (8, 16)]
     theirs = AnchorGenerator(sizes, (ratios,) * 2)(ImageList(torch.zeros(1, 3, *canvas), [canvas]), maps)[0]

@@ -55,7 +55,8 @@ def test_at_width_1_names_and_shapes_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
         theirs = {key: value.shape for key, value in get_model(name, weights=None).state_dict().items()}
         ours = {
-            key: value.shape for key, value in ResNetTrunk(DetectorConfig(trunk=name, trunk_width=1.0)).state_dict().items()
+            key: value.shape
+            for key, value in ResNetTrunk(DetectorConfig(trunk=name, trunk_width=1.0)).state_dict().items()
         }
     assert ours == {key: shape for key, shape in theirs.items() if not key.startswith("fc.")}
 
@@ -91,10 +92,14 @@ def test_channels_are_a_multiple_of_8_and_at_least_16(channels: int, width: floa
     assert scaled_channels(channels, width) == expected  # 64 * 0.3 / 8 = 2.4 -> 2; 64 * 0.32 / 8 = 2.56 -> 3
 
 
-@pytest.mark.parametrize(("kind", "layer"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm), ("frozen", FrozenBatchNorm2d)])
+@pytest.mark.parametrize(
+    ("kind", "layer"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm), ("frozen", FrozenBatchNorm2d)]
+)
 def test_the_norm_is_the_one_asked_for(kind: str, layer: type) -> None:
     made = trunk(norm=kind, group_norm_channels=4)
-    norms = [module for module in made.modules() if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, FrozenBatchNorm2d))]
+    norms = [
+        module for module in made.modules() if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, FrozenBatchNorm2d))
+    ]
     assert norms
     assert all(type(module) is layer for module in norms)
     if kind == "group":
@@ -127,12 +132,16 @@ def test_narrow_weights_load_from_a_file_and_from_a_detectors_checkpoint_form(tm
     for content in (source.state_dict(), {"model": source.state_dict()}):
         torch.save(content, tmp_path / "trunk.pt")
         loaded = trunk(trunk_weights=str(tmp_path / "trunk.pt"))
-        assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), loaded.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(source.state_dict().values(), loaded.state_dict().values(), strict=True)
+        )
 
 
 def test_weights_of_another_width_are_refused_with_what_does_not_fit(tmp_path: Path) -> None:
     torch.save(trunk(trunk_width=0.5).state_dict(), tmp_path / "wide.pt")
-    with pytest.raises(ConfigError, match=r"of resnet18 at trunk_width 0\.25; 0 tensors are missing .* another shape \['conv1"):
+    with pytest.raises(
+        ConfigError, match=r"of resnet18 at trunk_width 0\.25; 0 tensors are missing .* another shape \['conv1"
+    ):
         trunk(trunk_weights=str(tmp_path / "wide.pt"))
 
 
@@ -169,7 +178,9 @@ def test_imagenet_weights_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(made.bn1.running_var, reference.bn1.running_var)
 
 
-@pytest.mark.parametrize("error", [URLError("no route to host"), OSError("disk full"), RuntimeError("invalid hash value")])
+@pytest.mark.parametrize(
+    "error", [URLError("no route to host"), OSError("disk full"), RuntimeError("invalid hash value")]
+)
 def test_imagenet_without_a_network_says_what_to_fetch_and_where_to_put_it(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

@@ -70,7 +70,9 @@ def test_decode_after_encode_is_the_identity(wanted: Tensor, anchors: Tensor) ->
 def test_equal_to_torchvisions_box_coder() -> None:
     wanted, anchors = random_boxes(50, seed=1), random_boxes(50, seed=2)
     coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
-    torch.testing.assert_close(encode_boxes(wanted, anchors), coder.encode_single(wanted, anchors), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        encode_boxes(wanted, anchors), coder.encode_single(wanted, anchors), rtol=1e-4, atol=1e-5
+    )
     code = torch.randn(50, 4, generator=torch.Generator().manual_seed(3)) * 3  # some beyond the clamp
     assert (code[:, 2:] > MAX_LOG_SCALE).any()
     torch.testing.assert_close(decode_boxes(code, anchors), coder.decode_single(code, anchors), rtol=1e-4, atol=1e-3)

@@ -131,7 +131,9 @@ def test_outputs_are_fp32_under_bf16_layers() -> None:
     torch.testing.assert_close(logits, exact, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize(("channels", "per_group", "groups"), [(16, 8, 2), (16, 16, 1), (24, 7, 3), (40, 7, 5), (8, 256, 1), (20, 3, 5)])
+@pytest.mark.parametrize(
+    ("channels", "per_group", "groups"), [(16, 8, 2), (16, 16, 1), (24, 7, 3), (40, 7, 5), (8, 256, 1), (20, 3, 5)]
+)
 def test_the_number_of_groups_divides_the_channels(channels: int, per_group: int, groups: int) -> None:
     assert num_groups_for(channels, per_group) == groups  # 40 // 7 = 5; 20 // 3 = 6, which does not divide 20: 5
     made = make_norm("group", channels, per_group)

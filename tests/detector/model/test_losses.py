@@ -69,7 +69,9 @@ def batch() -> Batch:
     return Batch()
 
 
-def image_by_image(batch: Batch, box_loss: str, beta: float, gamma: float, alpha: float) -> list[tuple[Tensor, Tensor, int]]:
+def image_by_image(
+    batch: Batch, box_loss: str, beta: float, gamma: float, alpha: float
+) -> list[tuple[Tensor, Tensor, int]]:
     """Plain reference: (classification sum, box sum, positives) of each image."""
     found = []
     for n in range(len(batch.logits)):
@@ -91,7 +93,9 @@ def image_by_image(batch: Batch, box_loss: str, beta: float, gamma: float, alpha
 
 @pytest.mark.parametrize("normalization", ["image", "batch"])
 @pytest.mark.parametrize(("box_loss", "beta"), [("smooth_l1", 0.0), ("smooth_l1", 0.4), ("giou", 0.0)])
-def test_both_losses_equal_a_plain_loop_over_images(batch: Batch, normalization: str, box_loss: str, beta: float) -> None:
+def test_both_losses_equal_a_plain_loop_over_images(
+    batch: Batch, normalization: str, box_loss: str, beta: float
+) -> None:
     rows = image_by_image(batch, box_loss, beta, gamma=1.5, alpha=0.4)
     assert [row[2] for row in rows] == [6, 2]
     if normalization == "image":
@@ -99,7 +103,12 @@ def test_both_losses_equal_a_plain_loop_over_images(batch: Batch, normalization:
     else:
         expected = [sum(row[k] for row in rows) / 8 for k in (0, 1)]
     classification, box = batch.loss(
-        focal_gamma=1.5, focal_alpha=0.4, box_loss=box_loss, smooth_l1_beta=beta, loss_normalization=normalization, box_loss_weight=3.0
+        focal_gamma=1.5,
+        focal_alpha=0.4,
+        box_loss=box_loss,
+        smooth_l1_beta=beta,
+        loss_normalization=normalization,
+        box_loss_weight=3.0,
     )
     torch.testing.assert_close(classification, expected[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(box, 3.0 * expected[1], rtol=1e-5, atol=1e-6)
@@ -136,7 +145,12 @@ def test_a_batch_padded_to_no_box_at_all_has_gradients() -> None:
     logits = torch.zeros(2, 5, NUM_CLASSES, requires_grad=True)
     regression = torch.zeros(2, 5, 4, requires_grad=True)
     classification, box = DetectionLoss(DetectorConfig())(
-        logits, regression, torch.full((2, 5), BACKGROUND), torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), random_boxes(5, seed=44)
+        logits,
+        regression,
+        torch.full((2, 5), BACKGROUND),
+        torch.zeros(2, 0, 4),
+        torch.zeros(2, 0, dtype=torch.int64),
+        random_boxes(5, seed=44),
     )
     (classification + box).backward()
     assert box == 0

@@ -44,7 +44,15 @@ def one_image(logits: Tensor, regression: Tensor, anchors: Tensor, c: DetectorCo
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"max_detections": 7}, {"pre_nms_top_k": 50}, {"nms_iou": 0.1}, {"score_threshold": 0.6}, {"pre_nms_top_k": 100_000}]
+    "values",
+    [
+        {},
+        {"max_detections": 7},
+        {"pre_nms_top_k": 50},
+        {"nms_iou": 0.1},
+        {"score_threshold": 0.6},
+        {"pre_nms_top_k": 100_000},
+    ],
 )
 def test_equal_to_a_plain_loop_over_images(values: dict[str, Any]) -> None:
     made = config(**values)
@@ -80,7 +88,9 @@ def test_an_image_is_detected_alike_alone_and_in_a_batch() -> None:
 
 def detect_boxes(boxes: list[list[float]], scores: list[list[float]], **values: Any) -> Detections:
     """Detections of one image whose anchors are the boxes themselves."""
-    return Postprocess(config(**values))(torch.tensor([scores]).logit(), torch.zeros(1, len(boxes), 4), torch.tensor(boxes))
+    return Postprocess(config(**values))(
+        torch.tensor([scores]).logit(), torch.zeros(1, len(boxes), 4), torch.tensor(boxes)
+    )
 
 
 def test_one_class_suppresses_and_another_does_not() -> None:

@@ -14,7 +14,9 @@ from tests.detector.model.test_box_coding import random_boxes
 
 NUM_CLASSES, HEIGHT, WIDTH = 8, 128, 512
 # torchvision.models.detection.retinanet._default_anchorgen
-SIZES = tuple((float(x), float(int(x * 2 ** (1.0 / 3))), float(int(x * 2 ** (2.0 / 3)))) for x in (32, 64, 128, 256, 512))
+SIZES = tuple(
+    (float(x), float(int(x * 2 ** (1.0 / 3))), float(int(x * 2 ** (2.0 / 3)))) for x in (32, 64, 128, 256, 512)
+)
 
 CONFIG = DetectorConfig(
     image_size_px=(HEIGHT, WIDTH),
@@ -137,7 +139,9 @@ def test_logits_and_box_regression_are_torchvisions(both) -> None:  # type: igno
     torch.testing.assert_close(regression, outputs["bbox_regression"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("counts", [(6, 3, 1), (5, 0, 2), (0, 0, 0)], ids=["boxes", "an image without boxes", "no boxes at all"])
+@pytest.mark.parametrize(
+    "counts", [(6, 3, 1), (5, 0, 2), (0, 0, 0)], ids=["boxes", "an image without boxes", "no boxes at all"]
+)
 def test_losses_are_torchvisions(both, counts: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
     reference, ours, outputs, anchors = both
     rows = target_rows(*counts)
@@ -160,7 +164,12 @@ def test_every_class_counts_from_0(both) -> None:  # type: ignore[no-untyped-def
             expected = reference.compute_loss(rows, outputs, anchors)["classification"]
             matched = ours.matcher(padded(rows).boxes_xyxy, padded(rows).valid, ours.anchors_xyxy)
             found, _ = ours.loss(
-                outputs["cls_logits"], outputs["bbox_regression"], matched, padded(rows).boxes_xyxy, padded(rows).labels, ours.anchors_xyxy
+                outputs["cls_logits"],
+                outputs["bbox_regression"],
+                matched,
+                padded(rows).boxes_xyxy,
+                padded(rows).labels,
+                ours.anchors_xyxy,
             )
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
         seen.add(round(found.item(), 5))
