@@ -105,6 +105,10 @@ class Evaluator:
                     f"detection {position} must have a bbox of four finite numbers and a finite score, got "
                     f"bbox {row['bbox']!r}, score {row['score']!r}"
                 )
+            if not is_id(row["category_id"]) or row["category_id"] not in self.class_names:
+                raise DataError(
+                    f"detection {position} names category_id {row['category_id']!r}, which the annotations lack"
+                )
             if not is_id(row["image_id"]) or row["image_id"] not in self.image_ids:
                 raise DataError(f"detection {position} names image_id {row['image_id']!r}, which the annotations lack")
 
@@ -165,13 +169,26 @@ NEEDED_KEYS = {"images": ("id",), "annotations": ("image_id", "category_id", "bb
 
 
 def check_ground_truth(path: Path, content: dict[str, Any]) -> None:
-    """Raises: DataError where an annotation object lacks a list, or a row of one lacks what evaluation reads."""
+    """Fills in what may be missing (id, area, iscrowd) of an annotation object's boxes.
+
+    Raises: DataError where it lacks a list, or a row of one lacks what evaluation reads.
+    """
     for key, needed in NEEDED_KEYS.items():
         if not isinstance(content.get(key), list):
             raise DataError(f'{path}: a COCO file must have a list "{key}"')
         for position, row in enumerate(content[key]):
             if not isinstance(row, dict) or not set(needed) <= set(row):
                 raise DataError(f"{path}: {key}[{position}] must have {', '.join(needed)}, got {str(row)[:60]}")
+    for position, row in enumerate(content["annotations"]):
+        bbox = row["bbox"]
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
+            raise DataError(f"{path}: annotations[{position}] must have a bbox of four finite numbers, got {bbox!r}")
+        if not is_id(row["image_id"]) or not is_id(row["category_id"]):
+            raise DataError(f"{path}: annotations[{position}] must name its image and category by number or text")
+        # What the two evaluators disagree about needing.
+        row.setdefault("id", position + 1)
+        row.setdefault("area", bbox[2] * bbox[3])
+        row.setdefault("iscrowd", 0)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -191,6 +208,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args(arguments)
     with command():
+        if not 0 < options.area_ranges[0] < options.area_ranges[1]:
+            raise DataError(f"--area-ranges must be two increasing sides in pixels, got {options.area_ranges}")
         ground_truth = read_json_file(options.annotations, dict)
         check_ground_truth(options.annotations, ground_truth)
         evaluator = Evaluator(ground_truth, tuple(options.area_ranges), options.official_eval)

@@ -110,6 +110,8 @@ def image_files(paths: list[Path]) -> list[Path]:
 
 def predict(predictor: Predictor, files: list[Path], out: Path, threshold: float | None) -> list[dict[str, Any]]:
     """Writes a picture per image and detections.json; returns the COCO rows (image id = position + 1)."""
+    from PIL import Image
+
     from detector.data.cache import open_rgb
 
     out.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,7 @@ def predict(predictor: Predictor, files: list[Path], out: Path, threshold: float
     for number, file in enumerate(files, 1):
         try:
             pixels = np.asarray(open_rgb(file)[0])
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{file}: must be a readable image ({error})") from None
         found = predictor(pixels)
         rows += [

@@ -26,8 +26,7 @@ class LearningRate:
             self.milestones = []
 
     def at(self, step: int) -> float:
-        """The rate of one step; beyond the schedule it stays at its last value."""
-        step = min(step, self.total - 1)
+        """The rate of one step; beyond the schedule a cosine is 0, the others stay at their last value."""
         if step < self.warmup:
             return self.base * (WARMUP_START + (1 - WARMUP_START) * step / self.warmup)
         if self.kind == "cosine":

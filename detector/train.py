@@ -57,7 +57,7 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
         trainer.load_state_dict(state)
         print(f"going on after epoch {trainer.epoch} of {options.out}", file=sys.stderr)
     (options.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
-    best = max((result.metrics["mAP"] for result in trainer.history), default=-1.0)
+    best = max((result.metrics["mAP"] for result in trainer.history), default=-2.0)
     while trainer.epoch < epochs:
         try:
             result = trainer.step()

@@ -301,6 +301,6 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
                 state = None
             if isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT:
                 return state
-            if candidate == path and previous_checkpoint(path).is_file():
+            if state is None and candidate == path and previous_checkpoint(path).is_file():
                 path.unlink()
     return None

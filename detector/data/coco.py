@@ -351,7 +351,9 @@ def _read_boxes(
             area = row.get("area")
             own = (box[2] - box[0]) * (box[3] - box[1])
             area = float(area) if area is not None and is_number(area) and area > 0 else own
-            columns[record.id].append((box, index_of[row["category_id"]], bool(row.get("iscrowd", 0)), area))
+            columns[record.id].append(
+                (box, index_of[row["category_id"]], str(row.get("iscrowd", 0)) in ("1", "True", "1.0"), area)
+            )
     return columns
 
 
@@ -383,8 +385,8 @@ def is_number(value: Any) -> bool:
 
 
 def is_id(value: Any) -> bool:
-    """Whether COCO could use the value as an id: a whole number or a text."""
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
+    """Whether COCO could use the value as an id: a whole number (1.0, as pandas writes it, is 1) or a text."""
+    return isinstance(value, str) or _is_whole(value)
 
 
 def _is_whole(value: Any) -> bool:
@@ -406,9 +408,10 @@ def split_fingerprint(split: Split) -> str:
     """Sixteen hex digits over what is trained on: the boxes, classes and bytes of every image that is used."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(json.dumps(split.class_names).encode())
-    for record, boxes, labels, crowd in zip(split.images, split.boxes_xyxy, split.labels, split.crowd, strict=True):
+    columns = zip(split.images, split.boxes_xyxy, split.labels, split.crowd, split.areas, strict=True)
+    for record, boxes, labels, crowd, areas in columns:
         digest.update(f"{record.id!r} {record.file_name} {record.width} {record.height}".encode())
-        digest.update(boxes.tobytes() + labels.tobytes() + crowd.tobytes())
+        digest.update(boxes.tobytes() + labels.tobytes() + crowd.tobytes() + areas.tobytes())
         digest.update(hashlib.blake2b(record.path.read_bytes(), digest_size=16).digest())
     return digest.hexdigest()
 

@@ -106,12 +106,14 @@ def _yolo_box(shares: list[float], width: int, height: int) -> list[float]:
     if len(shares) >= 6 and len(shares) % 2 == 0:
         xs, ys = shares[0::2], shares[1::2]
         return [min(xs) * width, min(ys) * height, (max(xs) - min(xs)) * width, (max(ys) - min(ys)) * height]
+    if len(shares) not in (4, 5):
+        raise ValueError(shares)
     cx, cy, w, h = shares[:4]
     return [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
 
 
 def read_voc(src: Path) -> tuple[dict[str, list[_Annotated]], list[str]]:
-    """All splits of a VOC folder and its class names, in order of first appearance.
+    """All splits of a VOC folder and its class names, sorted.
 
     Raises: DataError naming the file that breaks the format.
     """
