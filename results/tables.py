@@ -81,6 +81,10 @@ def configurations(state: StudyState) -> list[Row]:
             "best_rung": state.levels[best_rung] if best_rung >= 0 else 0,
             "optimism": found[0] - mean if final and found and scored else math.nan,
         }
+        if state.metric != "mAP":  # the table ranks by the study's metric and tells mAP all the same
+            maps = [t.score("mAP", epoch) for t in (final or trials) if (epoch := t.best_epoch(state.metric))]
+            row["mAP_mean"] = statistics.fmean(maps) if maps else math.nan
+            row["mAP_sd"] = statistics.stdev(maps) if len(maps) > 1 else math.nan
         rows.append({**row, **{name: trials[0].config.get(name) for name in fields}})
     return sorted(rows, key=lambda r: (-r["best_rung"], _last_if_nan(r[f"{state.metric}_mean"])))
 
