@@ -71,10 +71,10 @@ class Progress:
         records = [r for t in self.state.trials.values() for r in t.epochs.values()]
         if not records:
             return "-"
-        left = max(0.0, self.expected_epochs - len(records)) + 0.5 * len(
-            [t for t in self.state.trials.values() if t.leg_target]
-        )
-        seconds = left * sum(r["seconds"] for r in records) / len(records) / self.slots
+        mean = sum(r["seconds"] for r in records) / len(records)
+        running = [t.leg_target - t.last_epoch for t in self.state.trials.values() if t.leg_target is not None]
+        planned = max(self.expected_epochs - len(records), float(sum(running)))
+        seconds = mean * max(planned / self.slots, float(max(running, default=0)))
         return f"{seconds / 60:.1f} min"
 
     def table(self) -> Table:

@@ -7,11 +7,12 @@ a trial that was told PRUNED, and a paused trial may still be promoted, so the v
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from results.records import StudyState, Trial
@@ -21,6 +22,7 @@ from spaces.space import ResolvedSpace
 
 SAMPLERS = ("tpe", "random", "grid")
 STARTUP_TRIALS = 8  # proposals before TPE has something to learn from; together a Latin hypercube
+DESIGNS = 200  # random hypercubes to choose from
 NEWEST_SHOWN, BEST_SHOWN = 1000, 100  # TPE's time grows with its history; this keeps a proposal under 30 ms
 GRID_POINTS = 3  # values per numeric field
 
@@ -44,7 +46,7 @@ class OptunaSampler:
 
     def propose(self, number: int, state: StudyState) -> dict[str, Any] | None:
         if self.kind == "tpe" and number <= STARTUP_TRIALS:
-            return draw(self.space.fields, lambda label, entry: stratified(self.seed, label, entry, number - 1))
+            return draw(self.space.fields, stratified(self.seed, self.space.fields, number - 1))
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -94,20 +96,49 @@ class OptunaSampler:
         )
 
 
-def stratified(study_seed: int, label: str, entry: Distribution, position: int) -> Any:
-    """The value of one field in proposal `position` of a Latin hypercube of STARTUP_TRIALS (McKay et al. 1979).
+def stratified(study_seed: int, fields: Mapping[str, Distribution | When], position: int) -> Callable[..., Any]:
+    """Draws the values of proposal `position` of a Latin hypercube of STARTUP_TRIALS (McKay et al. 1979).
 
     Every field's range is cut into as many strata as proposals, each used once, in an order of the field's own.
     """
-    rng = random.Random(f"{study_seed}/{label}")
-    order = rng.sample(range(STARTUP_TRIALS), STARTUP_TRIALS)
-    within = [rng.random() for _ in range(STARTUP_TRIALS)]
-    share = (order[position] + within[position]) / STARTUP_TRIALS
-    if isinstance(entry, Float):
-        return entry.at(share)
-    if isinstance(entry, Choice):
-        return entry.options[int(share * len(entry.options))]
-    return entry.low + int(share * (entry.high - entry.low + 1))
+    orders = hypercube_orders(study_seed, tuple(labels(fields)))
+
+    def value(label: str, entry: Distribution) -> Any:
+        within = random.Random(f"{study_seed}/{label}/{position}").random()
+        share = (orders[label][position] + within) / STARTUP_TRIALS
+        if isinstance(entry, Float):
+            return entry.at(share)
+        if isinstance(entry, Choice):
+            return entry.options[int(share * len(entry.options))]
+        return entry.low + int(share * (entry.high - entry.low + 1))
+
+    return value
+
+
+def labels(fields: Mapping[str, Distribution | When]) -> list[str]:
+    """The sampler's label of every field, one per case where it is conditional."""
+    found = []
+    for name, entry in fields.items():
+        found += [f"{name} | {entry.field}={case}" for case in entry.cases] if isinstance(entry, When) else [name]
+    return found
+
+
+@functools.cache
+def hypercube_orders(study_seed: int, names: tuple[str, ...]) -> dict[str, list[int]]:
+    """The order of strata of every label: of DESIGNS random designs the one whose columns go together least.
+
+    With eight proposals two independent columns often coincide (every trial of one optimizer with one loss), and then
+    nothing can be learned about either.
+    """
+
+    def coincidence(orders: list[list[int]]) -> float:
+        halves = [[1 if 2 * stratum >= STARTUP_TRIALS else -1 for stratum in order] for order in orders]
+        agreements = [abs(sum(a * b for a, b in zip(x, y, strict=True))) for x, y in itertools.combinations(halves, 2)]
+        return float(sum(agreement**4 for agreement in agreements))
+
+    rng = random.Random(f"{study_seed}/hypercube")
+    designs = [[rng.sample(range(STARTUP_TRIALS), STARTUP_TRIALS) for _ in names] for _ in range(DESIGNS)]
+    return dict(zip(names, min(designs, key=coincidence), strict=True))
 
 
 def shown_trials(state: StudyState) -> list[Trial]:

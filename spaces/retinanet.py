@@ -37,7 +37,7 @@ CPU_BASE = {
     "head_depth": 1,
     "head_channels": 48,
     "batch_size": 4,
-    "steps_per_epoch": 50,  # minutes on two cores whatever the size of the dataset
+    "steps_per_epoch": 64,  # minutes on two cores whatever the size of the dataset
 }
 
 GPU_BASE = {
@@ -90,7 +90,7 @@ SPACE = Space(
         "cpu": Profile(
             CPU_BASE,
             {**FIELDS, "head_channels": Choice(32, 48)},
-            Budget(trials=16, epochs=24, grace=2, eta=4),
+            Budget(trials=16, epochs=16, grace=1, eta=4),
             max_pixels=82_000,
             street=StreetData(train=400, val=100, test=100, degrees=180),
         ),
