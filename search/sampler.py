@@ -22,7 +22,7 @@ from spaces.space import ResolvedSpace
 
 SAMPLERS = ("tpe", "random", "grid")
 STARTUP_TRIALS = 8  # proposals before TPE has something to learn from; together a Latin hypercube
-DESIGNS = 200  # random hypercubes to choose from
+CANDIDATES = 60  # random columns to choose each column of the hypercube from
 NEWEST_SHOWN, BEST_SHOWN = 1000, 100  # TPE's time grows with its history; this keeps a proposal under 30 ms
 GRID_POINTS = 3  # values per numeric field
 
@@ -125,20 +125,25 @@ def labels(fields: Mapping[str, Distribution | When]) -> list[str]:
 
 @functools.cache
 def hypercube_orders(study_seed: int, names: tuple[str, ...]) -> dict[str, list[int]]:
-    """The order of strata of every label: of DESIGNS random designs the one whose columns go together least.
+    """The order of strata of every label, each chosen among CANDIDATES to go together least with those before it.
 
     With eight proposals two independent columns often coincide (every trial of one optimizer with one loss), and then
     nothing can be learned about either.
     """
-
-    def coincidence(orders: list[list[int]]) -> float:
-        halves = [[1 if 2 * stratum >= STARTUP_TRIALS else -1 for stratum in order] for order in orders]
-        agreements = [abs(sum(a * b for a, b in zip(x, y, strict=True))) for x, y in itertools.combinations(halves, 2)]
-        return float(sum(agreement**4 for agreement in agreements))
-
     rng = random.Random(f"{study_seed}/hypercube")
-    designs = [[rng.sample(range(STARTUP_TRIALS), STARTUP_TRIALS) for _ in names] for _ in range(DESIGNS)]
-    return dict(zip(names, min(designs, key=coincidence), strict=True))
+    orders: dict[str, list[int]] = {}
+    for name in names:
+        candidates = [rng.sample(range(STARTUP_TRIALS), STARTUP_TRIALS) for _ in range(CANDIDATES)]
+        orders[name] = min(
+            candidates, key=lambda order: sum(_agreement(order, other) ** 4 for other in orders.values())
+        )
+    return orders
+
+
+def _agreement(a: list[int], b: list[int]) -> int:
+    """How far the upper halves of two columns coincide (or exclude each other): 0 .. STARTUP_TRIALS."""
+    middle = STARTUP_TRIALS // 2
+    return abs(sum(1 if (x >= middle) == (y >= middle) else -1 for x, y in zip(a, b, strict=True)))
 
 
 def shown_trials(state: StudyState) -> list[Trial]:

@@ -21,6 +21,8 @@ from search.sampler import (
     draw,
     grid,
     grid_size,
+    hypercube_orders,
+    labels,
     make_sampler,
     proposal_seed,
     shown_trials,
@@ -131,28 +133,34 @@ class TestEverySampler:
 
 
 class TestLatinHypercube:
+    FIELDS = {
+        "a": Float(0.0, 8.0), "b": Float(1e-4, 1e4, log=True), "c": Choice("x", "y"), "d": Integer(2, 5),
+        "e": When("c", {"x": Float(0.0, 1.0), "y": Float(5.0, 6.0)}),
+    }  # fmt: skip
+
+    def column(self, label: str, entry: Any, seed: int = 7) -> list[Any]:
+        return [stratified(seed, self.FIELDS, n)(label, entry) for n in range(STARTUP_TRIALS)]
+
     def test_each_stratum_of_a_float_is_used_once(self) -> None:
-        for label, entry in (("a", Float(0.0, 8.0)), ("b", Float(1e-4, 1e4, log=True))):
-            values = [stratified(7, label, entry, n) for n in range(STARTUP_TRIALS)]
-            shares = [math.log10(v / 1e-4) if entry.log else v for v in values]  # both 0..8 in eight strata
+        linear = self.column("a", self.FIELDS["a"])
+        logarithmic = [math.log10(value / 1e-4) for value in self.column("b", self.FIELDS["b"])]
+        for shares in (linear, logarithmic):  # both 0..8 in eight strata
             assert sorted(int(share) for share in shares) == list(range(STARTUP_TRIALS))
 
     def test_each_option_is_used_equally_often(self) -> None:
-        values = [stratified(7, "c", Choice("x", "y"), n) for n in range(STARTUP_TRIALS)]
+        values = self.column("c", self.FIELDS["c"])
         assert values.count("x") == values.count("y") == STARTUP_TRIALS // 2
-        numbers = [stratified(7, "d", Integer(2, 5), n) for n in range(STARTUP_TRIALS)]
-        assert sorted(numbers) == [2, 2, 3, 3, 4, 4, 5, 5]
+        assert sorted(self.column("d", self.FIELDS["d"])) == [2, 2, 3, 3, 4, 4, 5, 5]
 
-    def test_fields_are_shuffled_apart(self) -> None:
-        a = [stratified(7, "a", Float(0, 1), n) for n in range(STARTUP_TRIALS)]
-        b = [stratified(7, "b", Float(0, 1), n) for n in range(STARTUP_TRIALS)]
-        assert sorted(range(8), key=a.__getitem__) != sorted(range(8), key=b.__getitem__)
+    def test_labels_name_every_case_of_a_conditional_field(self) -> None:
+        assert labels(self.FIELDS) == ["a", "b", "c", "d", "e | c=x", "e | c=y"]
 
-    def test_tpes_first_proposals_are_that_hypercube_whatever_was_seen(self) -> None:
-        sampler = make_sampler("tpe", small_space(), 0, "mAP")
-        values = [sampler.propose(number, studied(number, number)) for number in range(1, STARTUP_TRIALS + 1)]
-        assert sorted(int(value["zoom_max"] / 0.05) for value in values if value) == list(range(STARTUP_TRIALS))
-        assert sum(value["optimizer"] == "sgd" for value in values if value) == STARTUP_TRIALS // 2
+    @pytest.mark.parametrize("seed", range(5))
+    def test_no_two_columns_of_a_large_space_coincide(self, seed: int) -> None:
+        orders = hypercube_orders(seed, tuple(f"field {n}" for n in range(20)))
+        halves = [[2 * stratum >= STARTUP_TRIALS for stratum in order] for order in orders.values()]
+        for x, y in itertools.combinations(halves, 2):
+            assert 0 < sum(a == b for a, b in zip(x, y, strict=True)) < STARTUP_TRIALS
 
 
 class TestOptunasView:
