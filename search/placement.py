@@ -22,7 +22,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
 from search.engine import Engine
-from search.leg import THREADS, LegTrainable
+from search.leg import THREADS, LegTrainable, write_atomically
 from search.resources import Resources
 
 
@@ -60,9 +60,10 @@ class LegSearcher(Searcher):
         """Nothing can start before the last running leg ends: it may have every core until then."""
         if len(self.engine.running) != 1 or self.resources.lone_threads == self.resources.threads:
             return
-        folder = Path(self.study["folder"]) / "trials" / next(iter(self.engine.running))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / THREADS).write_text(str(self.resources.lone_threads))
+        file = Path(self.study["folder"]) / "trials" / next(iter(self.engine.running)) / THREADS
+        if not file.is_file():  # Tune asks many times while a leg runs; the worker may be reading
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, str(self.resources.lone_threads).encode())
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._take_epochs(self.legs[trial_id], _report_of(result))

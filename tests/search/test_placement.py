@@ -1,0 +1,84 @@
+"""The searcher between Tune and the engine, without a cluster: a lone leg's cores, and ends that nobody reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search.engine import Leg
+from search.leg import THREADS
+from search.resources import Resources
+
+TWO_SLOTS = Resources(slots=2, cpus_per_trial=1, gpus_per_trial=0, threads=1, lone_threads=2, device="CPU")
+
+
+class EngineOfOneLeg:
+    """Gives out one leg, then has nothing more to start."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Leg] = {}
+        self.ended: list[tuple[str, str]] = []
+        self.waiting = [Leg("lone", 1, {}, 0, 4)]
+
+    @property
+    def idle(self) -> bool:
+        return not self.running
+
+    def next_leg(self, **resources: Any) -> Leg | None:
+        if not self.waiting:
+            return None
+        leg = self.waiting.pop()
+        self.running[leg.trial] = leg
+        return leg
+
+    def on_epoch(self, trial: str, result: dict[str, Any]) -> None:
+        raise AssertionError("no epoch was reported")
+
+    def on_leg_end(self, trial: str, outcome: str, **details: Any) -> None:
+        self.running.pop(trial)
+        self.ended.append((trial, outcome))
+
+
+@pytest.fixture
+def searcher(tmp_path: Path) -> Any:
+    from search.placement import LegSearcher
+
+    flag = SimpleNamespace(stopping=False)
+    made = LegSearcher(EngineOfOneLeg(), {"folder": str(tmp_path)}, TWO_SLOTS, lambda: None, lambda: flag.stopping)  # type: ignore[arg-type]
+    made.flag = flag
+    return made
+
+
+def test_a_lone_leg_is_given_all_cores_in_a_file_that_is_never_half_written(searcher: Any, tmp_path: Path) -> None:
+    assert json.loads(searcher.suggest("t1")["leg"])["leg"]["trial"] == "lone"
+    file = tmp_path / "trials" / "lone" / THREADS
+    assert not file.exists()
+    assert searcher.suggest("t2") is None
+    assert file.read_text() == "2"
+    first = file.stat().st_mtime_ns, file.stat().st_ino
+    for _ in range(20):  # Tune polls; a file that is written again could be read when it is empty
+        assert searcher.suggest("t2") is None
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == first
+
+
+def test_nothing_runs_and_nothing_is_left_finishes_the_search(searcher: Any) -> None:
+    searcher.suggest("t1")
+    searcher.on_trial_complete("t1", {"report": json.dumps({"epochs": [], "outcome": "reached", "reason": ""})})
+    assert searcher.engine.ended == [("lone", "reached")]
+    assert searcher.suggest("t2") == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("stopping", "error", "outcome"), [(False, True, "lost"), (False, False, "lost"), (True, False, "interrupted")]
+)
+def test_a_leg_that_ends_without_a_verdict_is_lost_unless_the_study_stops(
+    searcher: Any, stopping: bool, error: bool, outcome: str
+) -> None:
+    searcher.suggest("t1")
+    searcher.flag.stopping = stopping
+    searcher.on_trial_complete("t1", None, error=error)
+    assert searcher.engine.ended == [("lone", outcome)]
