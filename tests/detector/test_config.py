@@ -268,16 +268,25 @@ def test_coerce_gives_the_fields_own_type(name: str, value: object, expected: ob
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "value"), [("lr", "1e-3", 1e-3), ("weight_decay", "5E-4", 5e-4), ("batch_size", "8", 8)]
+)
+def test_a_number_that_yaml_read_as_text_is_a_number(name: str, text: str, value: float) -> None:
+    assert coerce(name, text) == value
+    assert type(coerce(name, text)) is type(value)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("channels_last", 1),
         ("channels_last", "true"),
         ("batch_size", True),
         ("batch_size", 2.5),
-        ("batch_size", "8"),
+        ("batch_size", "eight"),
+        ("batch_size", "2.5"),
         ("batch_size", math.inf),
         ("lr", True),
-        ("lr", "1e-3"),
+        ("lr", "fast"),
         ("lr", [1e-3]),
         ("lr", None),
         ("norm", 1),
