@@ -30,6 +30,15 @@ def command() -> Iterator[None]:
         sys.exit(EXIT_USER_ERROR)
 
 
+def check_torch_pair() -> None:
+    """Raises: CommandError where torch and torchvision do not work together."""
+    from detector.torch_pair import torch_pair_problem
+
+    problem = torch_pair_problem()
+    if problem:
+        raise CommandError(problem)
+
+
 def check_device(name: str | None) -> None:
     """Raises: CommandError where torch has no device of this name here; None stands for the default."""
     import torch

@@ -36,12 +36,6 @@ class Metrics:
         """The 12 numbers and `per_class`, ready for JSON."""
         return {**self.values, "per_class": self.per_class}
 
-    def get(self, metric: str) -> float:
-        """A number by name; `class:NAME` is that class's AP."""
-        if metric.startswith("class:"):
-            return self.per_class[metric.removeprefix("class:")]
-        return self.values[metric]
-
 
 class Evaluator:
     """Scores detections against one COCO annotation object, which is indexed once.

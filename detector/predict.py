@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.commands import CommandError, check_device, command
+from detector.commands import check_device, check_torch_pair, command
 from detector.config import DetectorConfig
 from detector.data.coco import DataError
 
@@ -56,12 +56,10 @@ class Predictor:
         from PIL import Image
 
         from detector.data.augment import normalise_plainly
-        from detector.data.cache import PADDING_VALUE, letterbox_size
+        from detector.data.cache import letterbox
 
-        canvas_size = self.config.image_size_px
-        height, width, scale = letterbox_size(pixels.shape[0], pixels.shape[1], canvas_size)
-        canvas = np.full((*canvas_size, 3), PADDING_VALUE, dtype=np.uint8)
-        canvas[:height, :width] = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        canvas = np.empty((*self.config.image_size_px, 3), dtype=np.uint8)
+        _, scale = letterbox(Image.fromarray(pixels), (pixels.shape[1], pixels.shape[0]), canvas)
         image = torch.from_numpy(canvas).to(self.device)[None]
         found = self.model.detect(normalise_plainly(image, self.mean, self.std)).cpu()
         boxes = found.boxes_xyxy.double().numpy() / scale
@@ -156,11 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print the detections as one JSON array")
     options = parser.parse_args(arguments)
     with command():
-        from detector.torch_pair import torch_pair_problem
-
-        problem = torch_pair_problem()
-        if problem:
-            raise CommandError(problem)
+        check_torch_pair()
         check_device(options.device)
         predictor = Predictor(options.checkpoint, options.device)
         rows = predict(predictor, image_files(options.images), options.out, options.threshold)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from detector.commands import CommandError, check_device, command
+from detector.commands import CommandError, check_device, check_torch_pair, command
 from detector.config import ConfigError, DetectorConfig
 
 
@@ -39,7 +39,7 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     import torch
 
     from detector.data.batches import load_training_data
-    from detector.trainer import DivergedError, Trainer, load_checkpoint, save_checkpoint
+    from detector.trainer import DivergedError, Trainer, load_checkpoint, save_checkpoint, save_weights
 
     epochs = config.schedule_epochs if options.epochs is None else options.epochs
     if epochs < 1:
@@ -68,7 +68,7 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
         state = trainer.state_dict()
         if result.metrics["mAP"] > best:
             best = result.metrics["mAP"]
-            save_checkpoint({**state, "optimizer": None}, options.out / "best.pt", keep_previous=False)
+            save_weights(state, options.out / "best.pt")
         save_checkpoint(state, options.out / "checkpoint.pt")
         lines = "".join(json.dumps(row.to_dict()) + "\n" for row in trainer.history)
         (options.out / "metrics.jsonl").write_text(lines)
@@ -107,11 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print the best epoch's numbers as one JSON object")
     options = parser.parse_args(arguments)
     with command():
-        from detector.torch_pair import torch_pair_problem
-
-        problem = torch_pair_problem()
-        if problem:
-            raise CommandError(problem)
+        check_torch_pair()
         told = train(read_config(options.config), options)
     if options.json:
         print(json.dumps(told))

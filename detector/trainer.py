@@ -281,6 +281,11 @@ def save_checkpoint(state: dict[str, Any], path: Path, keep_previous: bool = Tru
     unfinished.replace(path)
 
 
+def save_weights(state: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint to predict from or to start from, a third of the size: without the optimizer's state."""
+    save_checkpoint({**state, "optimizer": None}, path, keep_previous=False)
+
+
 def previous_checkpoint(path: Path) -> Path:
     """Where `save_checkpoint` leaves the checkpoint before the newest."""
     return path.with_suffix(".previous.pt")

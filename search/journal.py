@@ -1,4 +1,4 @@
-"""The journal's writer: append-only, on disk before the decision that a line records is acted on."""
+"""What a study writes as it goes: the journal, on disk before the decision that a line records, and small files."""
 
 from __future__ import annotations
 
@@ -56,6 +56,13 @@ class Journal:
     def close(self) -> None:
         """Releases the file."""
         self._file.close()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a small file so that a crash leaves the old one or the new one, never half."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
 
 
 def _finite(value: Any) -> Any:

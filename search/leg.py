@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Trainable
+
+from results.records import metric_of
+from search.journal import write_atomically
 
 CHECKPOINT, BEST, DETECTIONS, THREADS, LOG, ERROR = (
     "checkpoint.pt", "best.pt", "detections.json", "threads", "log.txt", "error.txt",
@@ -86,17 +89,15 @@ class LegRunner:
     def _train_epoch(self) -> dict[str, Any]:
         import torch
 
-        from detector.trainer import save_checkpoint
+        from detector.trainer import save_checkpoint, save_weights
 
         self._follow_thread_change(torch)
         result = self.trainer.step()
         state = self.trainer.state_dict()
-        metric = self.study["metric"]
-        scores = [metric_value(row.metrics, row.per_class, metric) for row in self.trainer.history]
-        if scores[-1] > max(scores[:-1], default=-2.0):  # the earliest of equals is the best
+        scores = [metric_of(row.to_dict(), self.study["metric"]) for row in self.trainer.history]
+        if all(math.isnan(earlier) or scores[-1] > earlier for earlier in scores[:-1]):
             write_atomically(self.folder / DETECTIONS, json.dumps(self.trainer.detections).encode())
-            best = {key: value for key, value in state.items() if key != "optimizer"}
-            save_checkpoint({**best, "optimizer": None}, self.folder / BEST, keep_previous=False)
+            save_weights(state, self.folder / BEST)
         save_checkpoint(state, self.folder / CHECKPOINT)
         self._log(
             f"epoch {result.epoch}: loss {result.train_loss:.4f} mAP {result.metrics['mAP']:.4f} "
@@ -130,20 +131,6 @@ def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool) -
     if key not in _OPEN_DATA:
         _OPEN_DATA[key] = load_training_data(DataSource.from_dict(source), canvas, skip_bad)
     return _OPEN_DATA[key]
-
-
-def metric_value(metrics: dict[str, float], per_class: dict[str, float], metric: str) -> float:
-    """A metric by name; `class:NAME` is a class's AP."""
-    if metric.startswith("class:"):
-        return per_class[metric.removeprefix("class:")]
-    return metrics[metric]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a crash leaves the old one or the new one."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
 
 
 class LegTrainable(Trainable):

@@ -22,7 +22,8 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
 from search.engine import Engine
-from search.leg import THREADS, LegTrainable, write_atomically
+from search.journal import write_atomically
+from search.leg import THREADS, LegTrainable
 from search.resources import Resources
 
 

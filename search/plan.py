@@ -21,6 +21,7 @@ from detector.data.coco import DataSource, DetectionDataset, load_dataset
 from detector.data.lidar import make_dataset_once
 from detector.evaluate import METRIC_NAMES
 from results.records import PLAN_NAME, read_plan
+from search.journal import write_atomically
 from search.resources import Resources, count_gpus, plan_resources
 from search.rungs import SCHEDULERS, rung_levels
 from search.sampler import SAMPLERS, grid_size
@@ -420,6 +421,4 @@ def command_line() -> str:
 def write_plan(study: Study) -> None:
     """study.json, whole or not at all."""
     study.folder.mkdir(parents=True, exist_ok=True)
-    unfinished = study.folder / f"{PLAN_NAME}.unfinished"
-    unfinished.write_text(json.dumps(study.plan, indent=1) + "\n")
-    unfinished.replace(study.folder / PLAN_NAME)
+    write_atomically(study.folder / PLAN_NAME, (json.dumps(study.plan, indent=1) + "\n").encode())

@@ -7,7 +7,7 @@ A rung is a budget in epochs; `asha` is promotion ASHA (Li et al. 2020, algorith
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -147,18 +147,6 @@ def make_scheduler(name: str, grace: int, top: int, eta: int) -> Scheduler:
     if name == "none":
         return NoPruning(levels)
     return PromotionAsha(levels, eta) if name == "asha" else StoppingAsha(levels, eta)
-
-
-def arrivals_as_rungs(levels: Sequence[int], epochs_of: Mapping[str, Mapping[int, float]]) -> list[Rung]:
-    """Rungs from each trial's score per epoch (trials in order of creation): a plain view for tables and tests."""
-    rungs = [Rung() for _ in levels]
-    for trial, scores in epochs_of.items():
-        for index, level in enumerate(levels):
-            if level in scores:
-                rungs[index].scores[trial] = scores[level]
-                if index and trial in rungs[index - 1].scores:
-                    rungs[index - 1].promoted.add(trial)
-    return rungs
 
 
 def _ordinal(number: int) -> str:

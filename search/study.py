@@ -15,9 +15,8 @@ from typing import Any
 
 from rich.console import Console
 
-from results.records import JOURNAL_NAME, JournalError, StudyState, read_journal
+from results.records import JOURNAL_NAME, StudyState, read_journal
 from results.report import write_results
-from results.tables import load_state
 from results.tensorboard import StudyEvents, write_end_of_study
 from search import closing
 from search.engine import Engine, Limits
@@ -31,7 +30,7 @@ from search.forecast import (
 )
 from search.journal import Journal
 from search.plan import Options, Study, StudyError, make_plan, resume_plan, write_plan
-from search.progress import Progress, describe_values
+from search.progress import Progress
 from search.resources import start_ray
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
@@ -199,6 +198,3 @@ def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
     total = SECONDS_TO_START + forecast.seconds + SECONDS_TO_REPORT
     say(f"  probed  {min(seconds):.1f} .. {max(seconds):.1f} s per epoch, {study.resources.slots} at a time")
     say(f"predicted {total / 60:.1f} minutes for {forecast.epochs:.0f} epochs")
-
-
-__all__ = ["JournalError", "Options", "StudyError", "StudyResult", "describe_values", "load_state", "run_study"]

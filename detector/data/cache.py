@@ -119,13 +119,8 @@ def _decode_onto(canvas: np.ndarray, record: ImageRecord) -> dict[str, Any]:
                 f"{record.file_name} is {size[0]}x{size[1]}, annotated {record.width}x{record.height}",
             ]
         }
-    height, width, scale = letterbox_size(record.height, record.width, (canvas.shape[0], canvas.shape[1]))
-    resized = (
-        image[0] if image[0].size == (width, height) else image[0].resize((width, height), Image.Resampling.BILINEAR)
-    )
-    pixels = np.asarray(resized)
-    canvas[:] = PADDING_VALUE
-    canvas[:height, :width] = pixels
+    pixels, scale = letterbox(image[0], (record.width, record.height), canvas)
+    height, width = pixels.shape[:2]
     # Moments per image through 256-bin histograms: exact, and no float copy of the pixels.
     bins = np.arange(256) / 255.0
     counts = np.stack([np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(3)])
@@ -154,6 +149,19 @@ def open_rgb(path: Path, at_least: tuple[int, ...] | None = None) -> tuple[Image
             top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1e-9)
             return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB"), size
         return image.convert("RGB"), size
+
+
+def letterbox(image: Image.Image, size: tuple[int, int], canvas: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fits an image into the top left of canvas (H, W, 3) uint8; returns the part of it that was filled, and the scale.
+
+    `size` is the (width, height) of the image on disk: a JPEG may come decoded at a fraction of it.
+    """
+    height, width, scale = letterbox_size(size[1], size[0], (canvas.shape[0], canvas.shape[1]))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    canvas[:] = PADDING_VALUE
+    canvas[:height, :width] = np.asarray(image)
+    return canvas[:height, :width], scale
 
 
 def letterbox_size(height: int, width: int, canvas: tuple[int, int]) -> tuple[int, int, float]:

@@ -88,9 +88,9 @@ def _cast_ground(street: Street, rays: Rays, rng: np.random.Generator) -> Hits:
     with np.errstate(divide="ignore"):
         distance = np.where(down > 0, street.scanner_height / down, np.inf) * np.ones(shape)
     # Asphalt has patches: low-frequency changes of albedo over the turn and over distance.
-    near = np.minimum(distance, RANGE_M)
+    log_near = np.log(np.minimum(distance, RANGE_M) + 1)
     phase = rng.uniform(0, 2 * math.pi, 4)
-    waves = sum(np.sin((n + 2) * rays.azimuth[None, :] + phase[n] + n * np.log(near + 1)) for n in range(4))
+    waves = sum(np.sin((n + 2) * rays.azimuth[None, :] + phase[n] + n * log_near) for n in range(4))
     patches = street.road_albedo * (1 + 0.12 * waves)
     return Hits(distance, np.abs(down) * np.ones(shape), patches, 0.8 * patches, np.full(shape, -1, dtype=np.int32))
 
@@ -99,7 +99,7 @@ def _cast_thing(
     hits: Hits, index: int, parts: list[Solid], scanner_height: float, rays: Rays, rng: np.random.Generator
 ) -> int:
     """Casts one thing's parts into `hits`; returns how many pixels it would cover if nothing stood before it."""
-    touched: list[np.ndarray] = []
+    touched = np.zeros(hits.distance.size, dtype=bool)
     width = hits.distance.shape[1]
     for part in parts:
         rows, columns = _window(part, scanner_height, rays)
@@ -111,13 +111,13 @@ def _cast_thing(
         r, c = np.nonzero(np.isfinite(distance))
         d, f = distance[r, c], facing[r, c]
         row, column = rows[r], columns[c]
-        touched.append(row * width + column)
+        touched[row * width + column] = True
         nearer = d < hits.distance[row, column]
         row, column = row[nearer], column[nearer]
         hits.distance[row, column], hits.facing[row, column] = d[nearer], f[nearer]
         hits.albedo[row, column], hits.reflectivity[row, column] = part.albedo, part.reflectivity
         hits.thing[row, column] = index
-    return len(np.unique(np.concatenate(touched))) if touched else 0
+    return int(touched.sum())
 
 
 def _window(part: Solid, scanner_height: float, rays: Rays) -> tuple[np.ndarray, np.ndarray]:

@@ -307,8 +307,8 @@ def test_evaluating_before_any_learning_is_map_0(tiny_data: TrainingData) -> Non
     trainer = build(tiny(score_threshold=0.5), tiny_data)
     metrics, detections = trainer.evaluate()
     assert detections == []
-    assert metrics.get("mAP") == 0.0
-    assert metrics.get("AP50") == 0.0
+    assert metrics.values["mAP"] == 0.0
+    assert metrics.values["AP50"] == 0.0
 
 
 def test_evaluating_random_weights_with_every_score_allowed_is_no_error(tiny_data: TrainingData) -> None:
@@ -316,7 +316,7 @@ def test_evaluating_random_weights_with_every_score_allowed_is_no_error(tiny_dat
     metrics, detections = trainer.evaluate()
     assert {row["image_id"] for row in detections} == set(range(1, 7))
     assert len(detections) == 6 * 5
-    assert 0.0 <= metrics.get("mAP") < 0.1
+    assert 0.0 <= metrics.values["mAP"] < 0.1
 
 
 def test_evaluating_leaves_the_weights_and_statistics_alone(tiny_data: TrainingData) -> None:
@@ -623,4 +623,4 @@ def test_detections_that_are_the_annotations_score_map_1(
     monkeypatch.setattr(trainer.model, "postprocess", annotated)
     assert len(tiny_data.val) <= trainer.eval_batch_size  # one batch holds the whole split
     metrics, _ = trainer.evaluate()
-    assert metrics.get("mAP") == pytest.approx(1.0)
+    assert metrics.values["mAP"] == pytest.approx(1.0)

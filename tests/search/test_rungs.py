@@ -16,7 +16,6 @@ from search.rungs import (
     PromotionAsha,
     Rung,
     StoppingAsha,
-    arrivals_as_rungs,
     make_scheduler,
     rung_levels,
 )
@@ -281,9 +280,3 @@ def test_none_has_one_rung_and_promotes_nobody() -> None:
     assert isinstance(scheduler, NoPruning)
     assert scheduler.levels == [9]
     assert scheduler.next_promotion([Rung({"a": 1.0, "b": 0.5, "c": 0.2})]) is None
-
-
-def test_arrivals_as_rungs_places_scores_and_promotions() -> None:
-    rungs = arrivals_as_rungs([1, 3], {"a": {1: 0.1, 2: 0.2, 3: 0.3}, "b": {1: 0.05}})
-    assert rungs[0] == Rung({"a": 0.1, "b": 0.05}, {"a"})
-    assert rungs[1] == Rung({"a": 0.3})
