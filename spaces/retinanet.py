@@ -17,6 +17,10 @@ BASE = {
     "anchor_sizes": FITTED,
     "anchor_ratios": FITTED,
     "anchor_scales": (1.0, 2**0.5),
+    # Lin et al. match at 0.5 and 0.4, with nine anchors a cell. On small objects few of ours would reach that: the street
+    # learned 0.25 mAP with it in the time of 0.31 (one seed each).
+    "match_iou_high": 0.4,
+    "match_iou_low": 0.3,
     "head_norm": "group",
     "box_loss": "smooth_l1",
     "smooth_l1_beta": 0.1,
@@ -56,17 +60,19 @@ GPU_BASE = {
 FIELDS: dict[str, SpaceEntry] = {
     # Optimization
     "optimizer": Choice("adamw", "sgd"),
-    "lr": When("optimizer", {"adamw": Float(7e-4, 5e-3, log=True), "sgd": Float(5e-3, 5e-2, log=True)}),
+    "lr": When("optimizer", {"adamw": Float(7e-4, 5e-3, log=True), "sgd": Float(1e-2, 5e-2, log=True)}),
     "weight_decay": Float(1e-5, 3e-2, log=True),
     # Anchors
     "anchor_sizes": Fitted(0.8, 1.4),
     "anchor_scales": Choice((1.0,), (1.0, 2**0.5)),
     "anchor_ratios": Choice(FITTED, (0.5, 1.0, 2.0)),
+    "match_iou_high": Choice(0.3, 0.4, 0.5),
+    "match_iou_low": When("match_iou_high", {0.3: Choice(0.2), 0.4: Choice(0.3), 0.5: Choice(0.4)}),
     # Augmentation
-    "zoom_max": Float(0.0, 0.3),
+    "zoom_max": Float(0.0, 0.2),
     "translate_max": Float(0.0, 0.1),
-    "jitter_strength": Float(0.0, 0.3),
-    "crop_probability": Float(0.0, 0.3),
+    "jitter_strength": Float(0.0, 0.2),
+    "crop_probability": Float(0.0, 0.2),
     "roll_probability": Choice(0.0, 0.5),
     # Neck and heads
     "neck_top_down": Choice(True, False),
@@ -90,7 +96,7 @@ SPACE = Space(
         "cpu": Profile(
             CPU_BASE,
             {**FIELDS, "head_channels": Choice(32, 48)},
-            Budget(trials=16, epochs=16, grace=1, eta=4),
+            Budget(trials=16, epochs=16, grace=1, eta=2),
             max_pixels=82_000,
             street=StreetData(train=400, val=100, test=100, degrees=180),
         ),

@@ -1,4 +1,4 @@
-"""Samplers: one contract for tpe, random and grid; the Latin hypercube; and the view that Optuna is shown."""
+"""Samplers: one contract for tpe, random and grid; the screening design; and the view that Optuna is shown."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from search.sampler import (
     STARTUP_TRIALS,
     GridSampler,
     OptunaSampler,
+    design_orders,
     draw,
     grid,
     grid_size,
-    hypercube_orders,
     labels,
     make_sampler,
     proposal_seed,
+    screening,
     shown_trials,
-    stratified,
 )
 from spaces.distributions import Choice, Float, Integer, When
 from spaces.space import Budget, ResolvedSpace
@@ -132,32 +132,50 @@ class TestEverySampler:
         assert repr(vars(state)) == before
 
 
-class TestLatinHypercube:
+class TestScreening:
     FIELDS = {
-        "a": Float(0.0, 8.0), "b": Float(1e-4, 1e4, log=True), "c": Choice("x", "y"), "d": Integer(2, 5),
-        "e": When("c", {"x": Float(0.0, 1.0), "y": Float(5.0, 6.0)}),
+        "lr": Float(1e-4, 1.0, log=True), "weight_decay": Float(0.01, 8.01), "box_loss": Choice("smooth_l1", "giou"),
+        "head_depth": Integer(0, 3), "optimizer": Choice("adamw", "sgd"),
+        "neck_channels": When("optimizer", {"adamw": Integer(32, 64), "sgd": Integer(200, 264)}),
     }  # fmt: skip
+    BASE = DetectorConfig(lr=1e-2, weight_decay=0.0, head_depth=2, neck_channels=48)
 
-    def column(self, label: str, entry: Any, seed: int = 7) -> list[Any]:
-        return [stratified(seed, self.FIELDS, n)(label, entry) for n in range(STARTUP_TRIALS)]
+    def column(self, label: str, seed: int = 7) -> list[Any]:
+        space = ResolvedSpace("s", "cpu", self.BASE, dict(self.FIELDS), Budget(trials=16, epochs=9, grace=1))
+        name, _, case = label.partition(" | ")
+        entry = self.FIELDS[name]
+        drawn_from = entry.cases[case.partition("=")[2]] if isinstance(entry, When) else entry
+        return [screening(seed, space, n)(label, drawn_from) for n in range(STARTUP_TRIALS)]
 
-    def test_each_stratum_of_a_float_is_used_once(self) -> None:
-        linear = self.column("a", self.FIELDS["a"])
-        logarithmic = [math.log10(value / 1e-4) for value in self.column("b", self.FIELDS["b"])]
-        for shares in (linear, logarithmic):  # both 0..8 in eight strata
-            assert sorted(int(share) for share in shares) == list(range(STARTUP_TRIALS))
+    @pytest.mark.parametrize("seed", range(4))
+    def test_half_keep_the_base_and_the_others_use_each_quarter_of_the_range_once(self, seed: int) -> None:
+        values = self.column("lr", seed)
+        assert values.count(1e-2) == STARTUP_TRIALS // 2
+        decades = sorted(math.floor(math.log10(value)) for value in values if value != 1e-2)
+        assert decades == [-4, -3, -2, -1]
 
-    def test_each_option_is_used_equally_often(self) -> None:
-        values = self.column("c", self.FIELDS["c"])
-        assert values.count("x") == values.count("y") == STARTUP_TRIALS // 2
-        assert sorted(self.column("d", self.FIELDS["d"])) == [2, 2, 3, 3, 4, 4, 5, 5]
+    def test_a_range_without_the_base_is_drawn_from_every_time(self) -> None:
+        assert all(0.01 <= value <= 8.01 for value in self.column("weight_decay"))
+        assert all(200 <= value <= 264 for value in self.column("neck_channels | optimizer=sgd"))
+        assert self.column("neck_channels | optimizer=adamw").count(48) >= STARTUP_TRIALS // 2
+
+    def test_options_besides_the_base_are_each_tried(self) -> None:
+        values = self.column("box_loss")
+        assert (values.count("smooth_l1"), values.count("giou")) == (6, 2)
+        assert sorted(self.column("head_depth")) == [0, 1, 2, 2, 2, 2, 2, 3]
+
+    def test_the_sampler_starts_with_it(self) -> None:
+        space, state = small_space(), empty_state()
+        proposals = [make_sampler("tpe", space, 3, "mAP").propose(n, state) for n in range(1, STARTUP_TRIALS + 1)]
+        assert proposals == [draw(FIELDS, screening(3, space, n)) for n in range(STARTUP_TRIALS)]
 
     def test_labels_name_every_case_of_a_conditional_field(self) -> None:
-        assert labels(self.FIELDS) == ["a", "b", "c", "d", "e | c=x", "e | c=y"]
+        names = ["lr", "weight_decay", "box_loss", "head_depth", "optimizer"]
+        assert labels(self.FIELDS) == [*names, "neck_channels | optimizer=adamw", "neck_channels | optimizer=sgd"]
 
     @pytest.mark.parametrize("seed", range(5))
     def test_no_two_columns_of_a_large_space_coincide(self, seed: int) -> None:
-        orders = hypercube_orders(seed, tuple(f"field {n}" for n in range(20)))
+        orders = design_orders(seed, tuple(f"field {n}" for n in range(20)))
         halves = [[2 * stratum >= STARTUP_TRIALS for stratum in order] for order in orders.values()]
         for x, y in itertools.combinations(halves, 2):
             assert 0 < sum(a == b for a, b in zip(x, y, strict=True)) < STARTUP_TRIALS
