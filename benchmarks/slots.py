@@ -9,7 +9,8 @@ import platform
 import statistics
 
 from search.forecast import probe_epoch_seconds
-from search.plan import Options, make_plan
+from search.options import Options
+from search.plan import make_plan
 
 REPEATS = 3
 

@@ -10,19 +10,32 @@ import base64
 import html
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from results.importance import effects
+from results.importance import Effect, effects
 from results.plots import write_curves
-from results.records import JOURNAL_NAME, JournalError, StudyState, read_journal, read_plan
+from results.records import JOURNAL_NAME, STATES, JournalError, StudyState, read_journal, read_plan
 from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, load_state, show, summary
 
+ALWAYS_COUNTED = ("finished", "pruned", "failed")
 
-def write_results(folder: Path) -> dict[str, Any]:
-    """Writes results/ and best.yaml of a study folder and returns the summary.
+
+@dataclass
+class Results:
+    """What a study comes to: the rows of its tables, computed once for files, page and terminal."""
+
+    summary: Row
+    trials: list[Row]  # leaderboard.csv
+    configs: list[Row]  # configs.csv
+    effects: list[Effect]
+
+
+def write_results(folder: Path) -> Results:
+    """Writes results/ and best.yaml of a study folder.
 
     Raises: JournalError where the folder is no study.
     """
@@ -30,16 +43,16 @@ def write_results(folder: Path) -> dict[str, Any]:
     state = load_state(plan, read_journal(folder / JOURNAL_NAME))
     out = folder / "results"
     out.mkdir(exist_ok=True)
-    trials, configs, told = leaderboard(state), configurations(state), summary(plan, state)
-    for name, rows in (("leaderboard", trials), ("configs", configs)):
+    found = Results(summary(plan, state), leaderboard(state), configurations(state), effects(state))
+    for name, rows in (("leaderboard", found.trials), ("configs", found.configs)):
         (out / f"{name}.csv").write_text(as_csv(rows))
         (out / f"{name}.md").write_text(as_markdown(rows))
-    (out / "summary.json").write_text(json.dumps(told, indent=1) + "\n")
+    (out / "summary.json").write_text(json.dumps(found.summary, indent=1) + "\n")
     curves = write_curves(state, f"{plan['name']}: {state.metric} on {plan['dataset']['name']}", out / "curves.png")
-    (out / "report.html").write_text(page(plan, state, told, trials, configs, curves))
-    if configs and state.best_trial() is not None:
-        write_best(folder / "best.yaml", plan, state, configs[0])
-    return told
+    (out / "report.html").write_text(page(plan, state, found, curves))
+    if found.configs and state.best_trial() is not None:
+        write_best(folder / "best.yaml", plan, state, found.configs[0])
+    return found
 
 
 def write_best(path: Path, plan: dict[str, Any], state: StudyState, top: Row) -> None:
@@ -53,31 +66,40 @@ def write_best(path: Path, plan: dict[str, Any], state: StudyState, top: Row) ->
     path.write_text(heading + yaml.safe_dump(config, sort_keys=False))
 
 
-def page(
-    plan: dict[str, Any], state: StudyState, told: Row, trials: list[Row], configs: list[Row], curves: bytes
-) -> str:
+def headline(told: Row) -> str:
+    """Best and base of a summary in one line."""
+    best, base = told["best"], told["base"]
+    if not best:
+        return "no trial has scored yet"
+    line = f"best: mAP {best['mAP']:.3f}, AP50 {best['AP50']:.3f} (trial {best['number']}, {best['trial']}, epoch {best['epoch']})"
+    if base:
+        line += f"; base: mAP {base['mAP']:.3f}, AP50 {base['AP50']:.3f} after {base['epochs']} epochs"
+    return line
+
+
+def counts(told: Row) -> str:
+    """How the trials of a summary ended, in one line."""
+    ends = ", ".join(f"{told[name]} {name}" for name in STATES if told[name] or name in ALWAYS_COUNTED)
+    return f"{told['trials']} trials: {ends}"
+
+
+def page(plan: dict[str, Any], state: StudyState, found: Results, curves: bytes) -> str:
     """The study as one HTML page that opens from disk, without a network."""
-    best = told["best"]
-    headline = "no trial has scored yet"
-    if best:
-        headline = f"best mAP {best['mAP']:.3f}, AP50 {best['AP50']:.3f} (trial {best['trial']}, epoch {best['epoch']})"
-        if told["base"]:
-            headline += f"; base mAP {told['base']['mAP']:.3f} after {told['base']['epochs']} epochs"
+    told = found.summary
     facts = {
         "study": plan["name"],
         "space": f"{plan['space']['space']} ({plan['space']['profile']})",
         "dataset": f"{plan['dataset']['name']} ({plan['dataset']['train_images']} train, {plan['dataset']['val_images']} val), "
         f"fingerprint {plan['dataset']['fingerprint']}",
         "search": f"{plan['sampler']} + {plan['scheduler']}, rungs {plan['levels']}, seed {plan['seed']}",
-        "trials": f"{told['trials']}: {told['finished']} finished, {told['pruned']} pruned, {told['failed']} failed, "
-        f"{told['diverged']} diverged, {told['stopped']} stopped",
+        "trials": counts(told),
         "time": f"{told['wall_seconds'] / 60:.1f} min, train_share {show(told['train_share'])}",
         "versions": ", ".join(f"{name} {version}" for name, version in plan["versions"].items()),
         "command": plan["command"],
     }
     mattered: list[Row] = [
         {"field": e.field, "share of rank variance": e.share, "by chance": e.chance, "direction": e.direction, "n": e.n}
-        for e in effects(state)
+        for e in found.effects
     ]
     pruned: list[Row] = [
         {"trial": t.number, "id": t.id, "state": state.final_state(t), "why": t.reason}
@@ -86,13 +108,13 @@ def page(
     ]
     picture = base64.b64encode(curves).decode()
     parts = [
-        f"<h1>{html.escape(plan['name'])}</h1><p class=headline>{html.escape(headline)}</p>",
+        f"<h1>{html.escape(plan['name'])}</h1><p class=headline>{html.escape(headline(told))}</p>",
         "<table class=facts>"
         + "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
         + "</table>",
         f'<h2>Learning curves</h2><img alt="score by epoch of every trial" src="data:image/png;base64,{picture}">',
-        f"<h2>Configurations</h2>{_table(configs)}",
-        f"<h2>Trials</h2>{_table(trials)}",
+        f"<h2>Configurations</h2>{_table(found.configs)}",
+        f"<h2>Trials</h2>{_table(found.trials)}",
         "<h2>What varied and went with the score at the first rung</h2>"
         "<p>One study, few trials: an association, not yet a cause.</p>" + _table(mattered),
         f"<h2>Why trials were not continued</h2>{_table(pruned)}",
@@ -136,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="study folder, e.g. runs/retinanet-1")
     options = parser.parse_args(arguments)
     try:
-        told = write_results(options.run)
+        told = write_results(options.run).summary
     except (JournalError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

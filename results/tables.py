@@ -143,6 +143,7 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
         if best is None or epoch is None
         else {
             "trial": best.id,
+            "number": best.number,
             "config": best.config_hash,
             "epoch": epoch,
             state.metric: best.best_score(state.metric),

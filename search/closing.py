@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from results.importance import effects
+from results.importance import Effect
 from results.records import StudyState, Trial
-from results.tables import configurations, ranking_key, show
+from results.report import Results, counts, headline
+from results.tables import Row, ranking_key, show
 from search.engine import Engine
 from search.plan import Study
 from search.progress import describe_values
@@ -83,24 +84,19 @@ def resume_command(study: Study) -> str:
     return f"python -m search.run --space {study.plan['space']['space']} --resume --name {study.folder.name}{where}"
 
 
-def print_closing(study: Study, state: StudyState, told: dict[str, Any], reason: str, console: Console) -> None:
+def print_closing(study: Study, state: StudyState, found: Results, reason: str, console: Console) -> None:
     """The ranking, what varied and mattered, why trials were pruned, and three next commands."""
     if reason == "interrupted":
         console.print("interrupted; the table so far:", highlight=False)
-    console.print(ranking(state))
-    best, base = told["best"], told["base"]
-    if best:
-        text = f"best: mAP {best['mAP']:.3f}, AP50 {best['AP50']:.3f} (trial {state.trials[best['trial']].number}, {best['trial']})"
-        if base:
-            text += f"; base: mAP {base['mAP']:.3f}, AP50 {base['AP50']:.3f} after {base['epochs']} epochs"
-        _say(console, text)
+    told = found.summary
+    console.print(ranking(state, found.configs))
+    _say(console, headline(told))
     _say(
         console,
-        f"{told['trials']} trials: {told['finished']} finished, {told['pruned']} pruned, {told['failed']} failed, "
-        f"{told['diverged']} diverged, {told['stopped']} stopped; {told['epochs']} epochs in {told['wall_seconds'] / 60:.1f} min, "
+        f"{counts(told)}; {told['epochs']} epochs in {told['wall_seconds'] / 60:.1f} min, "
         f"train_share {show(told['train_share'])}",
     )
-    _print_effects(state, console)
+    _print_effects(state, found.effects, console)
     _print_reasons(state, console)
     run = study.folder
     _say(console, "\nnext:")
@@ -114,12 +110,12 @@ def print_closing(study: Study, state: StudyState, told: dict[str, Any], reason:
     _say(console, f"results: {run / 'results'} (report.html, leaderboard.csv, configs.csv, curves.png)")
 
 
-def ranking(state: StudyState) -> Table:
+def ranking(state: StudyState, configs: list[Row]) -> Table:
     """The best configurations as a terminal table."""
     table = Table(title="configurations, best first", title_justify="left")
     for heading in ("config", "trial", f"{state.metric}", "rung", "n", "what differs from the base"):
         table.add_column(heading, no_wrap=heading != "what differs from the base")
-    for position, row in enumerate(configurations(state)[:SHOWN_CONFIGS]):
+    for position, row in enumerate(configs[:SHOWN_CONFIGS]):
         trial = state.trials[row["trial"]]
         cells = [
             row["config"],
@@ -132,8 +128,8 @@ def ranking(state: StudyState) -> Table:
     return table
 
 
-def _print_effects(state: StudyState, console: Console) -> None:
-    found = [effect for effect in effects(state) if effect.chance <= CHANCE_SHOWN][:SHOWN_EFFECTS]
+def _print_effects(state: StudyState, effects: list[Effect], console: Console) -> None:
+    found = [effect for effect in effects if effect.chance <= CHANCE_SHOWN][:SHOWN_EFFECTS]
     _say(console, f"\nwhat varied and mattered at the first rung ({state.levels[0]} epochs; association, few trials):")
     for effect in found:
         _say(

@@ -9,7 +9,7 @@ import sys
 from detector.config import ConfigError
 from detector.data.coco import DataError
 from results.records import JournalError
-from search.plan import DEFAULT_RUNS_DIR, Options, StudyError
+from search.options import DEFAULT_RUNS_DIR, Options, StudyError
 from search.rungs import SCHEDULERS
 from search.sampler import SAMPLERS
 from spaces.distributions import SpaceError

@@ -29,7 +29,8 @@ from search.forecast import (
     simulate,
 )
 from search.journal import Journal
-from search.plan import Options, Study, StudyError, make_plan, resume_plan, write_plan
+from search.options import Options, StudyError
+from search.plan import Study, make_plan, resume_plan, write_plan
 from search.progress import Progress
 from search.resources import start_ray
 from search.rungs import Scheduler, make_scheduler
@@ -108,8 +109,9 @@ def _search(
     finally:
         journal.close()
     write_end_of_study(study.folder, plan, state)
-    told = write_results(study.folder)
-    closing.print_closing(study, state, told, reason, console)
+    found = write_results(study.folder)
+    told = found.summary
+    closing.print_closing(study, state, found, reason, console)
     if interrupted:
         return StudyResult(study.folder, told, EXIT_INTERRUPTED)
     succeeded = told["finished"] + told["pruned"] + told["stopped"] > 0 and told["best"] is not None

@@ -96,7 +96,7 @@ SPACE = Space(
         "cpu": Profile(
             CPU_BASE,
             {**FIELDS, "head_channels": Choice(32, 48)},
-            Budget(trials=16, epochs=16, grace=1, eta=2),
+            Budget(trials=16, epochs=16, grace=1, eta=4),
             max_pixels=82_000,
             street=StreetData(train=400, val=100, test=100, degrees=180),
         ),

@@ -61,7 +61,7 @@ def test_the_page_needs_no_network(written: Path) -> None:
 def test_the_page_tells_the_story(written: Path) -> None:
     page = (written / "results" / "report.html").read_text()
     for words in (
-        "best mAP 0.420",
+        "best: mAP 0.420",
         "best0002",
         "1 finished, 2 pruned, 1 failed, 1 diverged, 1 stopped",
         "loss became nan at step 7",
@@ -85,14 +85,14 @@ def test_written_twice_is_written_alike(written: Path) -> None:
 def test_a_study_without_a_score_has_tables_and_no_best(story: Story) -> None:
     story.create("base0001", {}, 1.0)
     story.train("base0001", [], 1, 1.0, "diverged", to=1)
-    told = write_results(story.write())
+    told = write_results(story.write()).summary
     assert told["best"] is None
     assert not (story.folder / "best.yaml").exists()
     assert "no trial has scored yet" in (story.folder / "results" / "report.html").read_text()
 
 
 def test_an_empty_study_is_reported_too(story: Story) -> None:
-    assert write_results(story.write())["trials"] == 0
+    assert write_results(story.write()).summary["trials"] == 0
     assert (story.folder / "results" / "report.html").is_file()
 
 

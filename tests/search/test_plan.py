@@ -1,4 +1,4 @@
-"""From options to the frozen plan: --set, refusals in words, data found and checked, what --resume may change."""
+"""From options to the frozen plan: refusals in words, data found and checked, what --resume may change."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from detector.config import ConfigError
 from detector.data.coco import DataError
 from results.records import JournalError
-from search.plan import (
-    Options,
-    Study,
-    StudyError,
-    describe_dataset,
-    make_plan,
-    parse_set_fields,
-    resume_plan,
-    write_plan,
-)
+from search.dataset import describe_dataset
+from search.options import Options, StudyError
+from search.plan import Study, make_plan, resume_plan, write_plan
 from search.sampler import grid_size
 from spaces.distributions import SpaceError
 from spaces.space import ResolvedSpace
@@ -67,46 +59,6 @@ def data(tmp_path: Path) -> Path:
 def planned(tmp_path: Path, folder: Path, /, **options: Any) -> Study:
     values = {"space": "smoke", "data": str(folder), "runs_dir": str(tmp_path / "runs"), "name": "s", **options}
     return make_plan(Options(**values), say)
-
-
-class TestSetFields:
-    def test_values_are_yaml_of_the_fields_own_type(self) -> None:
-        pairs = [
-            "lr=0.01",
-            "head_shared=false",
-            "batch_size=4",
-            "anchor_ratios=[0.5, 1]",
-            "optimizer=sgd",
-            "trunk_weights=''",
-        ]
-        assert parse_set_fields(pairs) == {
-            "lr": 0.01, "head_shared": False, "batch_size": 4, "anchor_ratios": (0.5, 1.0), "optimizer": "sgd", "trunk_weights": "",
-        }  # fmt: skip
-
-    def test_the_last_of_two_counts(self) -> None:
-        assert parse_set_fields(["lr=0.01", "lr=0.02"]) == {"lr": 0.02}
-
-    @pytest.mark.parametrize("text", ["1e-3", "1E-3", "5e-4", "1.0e-3"])
-    def test_numbers_in_scientific_notation_are_numbers(self, text: str) -> None:
-        """YAML 1.1 reads 1e-3, without a point, as a word; people write learning rates so."""
-        assert parse_set_fields([f"lr={text}"]) == {"lr": float(text)}
-
-    @pytest.mark.parametrize(
-        ("pair", "said"),
-        [
-            ("focal_gama=2", 'Did you mean "focal_gamma"'),
-            ("lr", "field=value"),
-            ("lr=fast", "lr must be float, got 'fast'"),
-            ("batch_size=2.5", "batch_size must be int"),
-            ("head_shared=1", "head_shared must be bool"),
-            ("lr=", "lr must be float"),
-            ("lr=[1,", "lr"),
-            ("lr={", "lr"),
-        ],
-    )
-    def test_mistakes_are_config_errors(self, pair: str, said: str) -> None:
-        with pytest.raises(ConfigError, match=said):
-            parse_set_fields([pair])
 
 
 class TestMakePlan:
