@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import ConfigError
-from detector.data.coco import DataError
+from detector.data.dataset import DataError
 
 EXIT_USER_ERROR = 2
 USER_ERRORS = (ConfigError, DataError)

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from detector.data.coco import COCO_AREA_RANGES_PX, DataError, is_id, is_number
+from detector.data.coco import is_id, is_number
+from detector.data.dataset import COCO_AREA_RANGES_PX, DataError
 
 METRIC_NAMES = (
     "mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",

@@ -13,7 +13,7 @@ import numpy as np
 
 from detector.commands import check_device, check_torch_pair, command
 from detector.config import DetectorConfig
-from detector.data.coco import DataError
+from detector.data.dataset import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Okabe and Ito's colour-blind-safe colours, one per class in turn.

@@ -22,7 +22,7 @@ from detector.config import ConfigError, ConsumedConfig, DetectorConfig
 from detector.data.augment import normalise_plainly
 from detector.data.batches import TrainingBatches, TrainingData, load_batch
 from detector.data.cache import CachedSplit
-from detector.data.coco import coco_ground_truth
+from detector.data.dataset import coco_ground_truth
 from detector.evaluate import Evaluator, Metrics
 from detector.model.detector import Detector
 from detector.model.postprocess import Detections

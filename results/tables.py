@@ -20,6 +20,12 @@ def load_state(plan: dict[str, Any], records: Iterable[dict[str, Any]]) -> Study
     return StudyState.replay(records, plan["metric"], plan["levels"])
 
 
+def differences(state: StudyState, trial: Trial) -> dict[str, Any]:
+    """The searched fields in which a trial differs from the base (trial 1)."""
+    base = next(iter(state.trials.values())).config
+    return {name: value for name, value in trial.varied.items() if value != base.get(name)}
+
+
 def varied_fields(state: StudyState) -> list[str]:
     """The searched fields that take more than one value over the study's trials, in the space's order."""
     names = dict.fromkeys(name for trial in state.trials.values() for name in trial.varied)

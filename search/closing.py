@@ -14,7 +14,7 @@ from rich.table import Table
 from results.importance import Effect
 from results.records import StudyState, Trial
 from results.report import Results, counts, headline
-from results.tables import Row, ranking_key, show
+from results.tables import Row, differences, ranking_key, show
 from search.engine import Engine
 from search.plan import Study
 from search.progress import describe_values
@@ -124,7 +124,9 @@ def ranking(state: StudyState, configs: list[Row]) -> Table:
             str(row["best_rung"]),
             str(row["n"]),
         ]
-        table.add_row(*cells, describe_values(trial.varied) or "base", style="bold" if position == 0 else None)
+        table.add_row(
+            *cells, describe_values(differences(state, trial)) or "base", style="bold" if position == 0 else None
+        )
     return table
 
 

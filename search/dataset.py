@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from detector.data.cache import CachedSplit, cache_home, cached_split
-from detector.data.coco import DataSource, DetectionDataset, load_dataset
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource, DetectionDataset
 from detector.data.lidar import make_dataset_once
 from search.options import Options, StudyError
 from spaces.distributions import Choice, SpaceError

@@ -110,7 +110,7 @@ def _probe(job: dict[str, Any]) -> list[float]:
 
     from detector.config import DetectorConfig
     from detector.data.batches import load_training_data
-    from detector.data.coco import DataSource
+    from detector.data.dataset import DataSource
     from detector.trainer import Trainer
 
     torch.set_num_threads(job["threads"])

@@ -14,7 +14,7 @@ def score(job: dict[str, Any]) -> dict[str, float]:
     """The 12 COCO numbers on the test split."""
     from detector.config import DetectorConfig
     from detector.data.batches import load_training_data
-    from detector.data.coco import DataSource
+    from detector.data.dataset import DataSource
     from detector.trainer import Trainer, load_checkpoint
 
     state = load_checkpoint(Path(job["folder"]) / "trials" / job["trial"] / BEST)

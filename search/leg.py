@@ -125,7 +125,7 @@ class LegRunner:
 def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool) -> Any:
     """The training data on a canvas, opened once per process."""
     from detector.data.batches import load_training_data
-    from detector.data.coco import DataSource
+    from detector.data.dataset import DataSource
 
     key = (json.dumps(source, sort_keys=True), (canvas[0], canvas[1]))
     if key not in _OPEN_DATA:

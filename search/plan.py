@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import DetectorConfig
-from detector.data.coco import DataSource, DetectionDataset, load_dataset
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource, DetectionDataset
 from detector.evaluate import METRIC_NAMES
 from results.records import PLAN_NAME, read_plan
 from search.dataset import dataset_facts, decode_canvases, describe_dataset, open_dataset

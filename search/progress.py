@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from results.records import StudyState, Trial
+from results.tables import differences
 
 ROWS_SHOWN = 24
 
@@ -99,7 +100,7 @@ class Progress:
         rung = str(self.state.levels[trial.rung]) if trial.rung >= 0 else "-"
         return [
             str(trial.number), trial.id, state, rung, str(trial.last_epoch), _number(last),
-            _number(trial.best_score(metric)), describe_values(trial.varied, 4) or "base",
+            _number(trial.best_score(metric)), describe_values(differences(self.state, trial), 4) or "base",
         ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from detector.config import ConfigError
-from detector.data.coco import DataError
+from detector.data.dataset import DataError
 from results.records import JournalError
 from search.options import DEFAULT_RUNS_DIR, Options, StudyError
 from search.rungs import SCHEDULERS

@@ -63,7 +63,15 @@ def test_each_space_module_alone_brings_neither_torch_nor_ray(module: str) -> No
 
 @pytest.mark.parametrize(
     "module",
-    ["detector.config", "detector.data.coco", "detector.commands", "results.records", "search.rungs", "search.engine"],
+    [
+        "detector.config",
+        "detector.data.coco",
+        "detector.data.dataset",
+        "detector.commands",
+        "results.records",
+        "search.rungs",
+        "search.engine",
+    ],
 )
 def test_what_must_be_light_brings_neither_torch_nor_ray(module: str) -> None:
     assert brought_by([module]) & {"torch", "ray"} == set()

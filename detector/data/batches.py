@@ -13,7 +13,8 @@ from torch import Tensor
 from detector.config import ConfigError, DetectorConfig
 from detector.data.augment import Augmentation
 from detector.data.cache import CachedSplit, cached_split
-from detector.data.coco import DataSource, DetectionDataset, load_dataset
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource, DetectionDataset
 from detector.model.detector import Targets
 
 # torchvision's constants for its ImageNet weights.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detector.data.coco import DataError, ImageRecord, Split, problem_message, split_fingerprint
+from detector.data.dataset import DataError, ImageRecord, Split, problem_message, split_fingerprint
 
 PADDING_VALUE = 114  # grey, the usual letterbox colour; augmentation never shows more of it than this
 FORMAT = 1  # goes up when the files below change meaning

@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from detector.commands import CommandError, command
-from detector.data.coco import DataError
+from detector.data.dataset import DataError
 from detector.predict import IMAGE_SUFFIXES
 
 SPLITS = ("train", "val", "test")

@@ -20,7 +20,8 @@ from detector.commands import CommandError, command, read_json_file
 from detector.config import ConfigError, DetectorConfig
 from detector.data import convert, lidar
 from detector.data.batches import load_training_data
-from detector.data.coco import DataError, DataSource, load_dataset
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataError, DataSource
 from detector.trainer import Trainer
 
 REPO = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.data.coco import DataError
+from detector.data.dataset import DataError
 from detector.evaluate import METRIC_NAMES, Evaluator, Metrics, main
 
 ORACLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_oracle" / "fake100"

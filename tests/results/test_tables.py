@@ -15,6 +15,7 @@ from results.tables import (
     as_csv,
     as_markdown,
     configurations,
+    differences,
     leaderboard,
     load_state,
     sessions,
@@ -66,6 +67,13 @@ class TestLeaderboard:
 
 def test_varied_fields_are_those_with_more_than_one_value(study: Path) -> None:
     assert varied_fields(state_of(study)) == ["lr", "box_loss"]
+
+
+def test_differences_leave_out_what_a_proposal_shares_with_the_base(study: Path) -> None:
+    state = state_of(study)
+    assert differences(state, state.trials["low00003"]) == {"lr": 5e-4}
+    assert differences(state, state.trials["best0002"]) == {"lr": 2e-3, "box_loss": "giou"}
+    assert differences(state, state.trials["base0001"]) == {}
 
 
 class TestConfigurations:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from detector.data.coco import DataError
+from detector.data.dataset import DataError
 from results.records import JournalError
 from search.dataset import describe_dataset
 from search.options import Options, StudyError

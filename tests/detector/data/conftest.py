@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector.data.coco import DataSource, DetectionDataset, load_dataset
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource, DetectionDataset
 
 WIDTH, HEIGHT = 40, 30  # of every image of the folder
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from detector.data import cache
 from detector.data.cache import PADDING_VALUE, CachedSplit, cached_split, letterbox_size
-from detector.data.coco import split_fingerprint
+from detector.data.dataset import split_fingerprint
 from tests.detector.data.conftest import HEIGHT, WIDTH, CocoFolder
 
 CANVAS = (64, 128)
@@ -161,7 +161,8 @@ def test_after_a_crash_the_next_build_is_whole(folder: CocoFolder, monkeypatch: 
 BUILDER = """
 import sys, time
 from detector.data import cache
-from detector.data.coco import DataSource, load_dataset
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource
 real = cache._build
 def slow_build(*given):
     with open(sys.argv[2], "a") as file:

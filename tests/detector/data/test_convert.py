@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from detector.data.coco import DataError, DataSource, load_dataset
+from detector.data.coco import load_dataset
 from detector.data.convert import convert, main
+from detector.data.dataset import DataError, DataSource
 
 
 def image(path: Path, width: int = 100, height: int = 50) -> Path:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector.data.coco import DataSource, DetectionDataset, load_dataset
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource, DetectionDataset
 from detector.data.lidar import COLUMNS, ROWS, Rays, main, make_dataset, make_dataset_once, render, simulate
 from detector.data.lidar_scene import CLASS_NAMES, Solid, Street, Thing
 

@@ -1,0 +1,203 @@
+"""What a dataset is once it is read: splits of images and boxes, where they come from, what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COCO_AREA_RANGES_PX = (32.0, 96.0)  # sides that part small | medium | large
+OFFENDERS_SHOWN = 3
+
+
+class DataError(ValueError):
+    """A dataset that breaks a rule; the message names the first offenders, the count and the remedy."""
+
+
+def problem_message(place: str, found: Mapping[str, list[str]], droppable: bool) -> str:
+    """One message: each rule, how many broke it, and the first of them by name."""
+    lines = [f"{place}: {sum(map(len, found.values()))} problems"]
+    for rule, offenders in found.items():
+        more = f", and {len(offenders) - OFFENDERS_SHOWN} more" if len(offenders) > OFFENDERS_SHOWN else ""
+        lines.append(f"  {rule} ({len(offenders)}): {'; '.join(offenders[:OFFENDERS_SHOWN])}{more}")
+    lines.append(
+        "  Mend the files, or leave these out with --skip-bad (recorded in study.json)."
+        if droppable
+        else "  Mend the files; this cannot be skipped."
+    )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image as the annotations name it; sizes in stored pixels."""
+
+    id: int | str
+    file_name: str
+    path: Path
+    width: int
+    height: int
+
+
+@dataclass
+class Split:
+    """The images of one annotation file; the lists run parallel to `images`."""
+
+    name: str
+    annotations: Path
+    images: list[ImageRecord]
+    boxes_xyxy: list[np.ndarray]  # (n, 4) float32, original pixels
+    labels: list[np.ndarray]  # (n,) int64, index into class_names
+    crowd: list[np.ndarray]  # (n,) bool
+    areas: list[np.ndarray]  # (n,) float64, the annotations' own
+    class_names: list[str]
+    info: dict[str, Any]
+    dropped: list[str] = field(default_factory=list)  # what skip_bad left out or clipped, in words
+
+    @property
+    def num_boxes(self) -> int:
+        return sum(len(boxes) for boxes in self.boxes_xyxy)
+
+    def without_images(self, bad: Mapping[int, str]) -> Split:
+        """This split less the images at these positions, each noted in `dropped` with its reason."""
+        keep = [n for n in range(len(self.images)) if n not in bad]
+        if not any(len(self.boxes_xyxy[n]) for n in keep):
+            raise DataError(
+                f"{self.annotations}: without its {len(bad)} bad images the {self.name} split has no box left"
+            )
+        notes = [f"{self.images[n].file_name}: {reason}" for n, reason in sorted(bad.items())]
+        return Split(
+            self.name,
+            self.annotations,
+            [self.images[n] for n in keep],
+            [self.boxes_xyxy[n] for n in keep],
+            [self.labels[n] for n in keep],
+            [self.crowd[n] for n in keep],
+            [self.areas[n] for n in keep],
+            self.class_names,
+            self.info,
+            self.dropped + notes,
+        )
+
+
+@dataclass
+class DataSource:
+    """Where a dataset's splits lie: annotation file and image folder each."""
+
+    train: tuple[Path, Path]
+    val: tuple[Path, Path]
+    test: tuple[Path, Path] | None = None
+    name: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values with absolute paths, for study.json and workers."""
+        plain: dict[str, Any] = {"name": self.name}
+        for split in ("train", "val", "test"):
+            pair = getattr(self, split)
+            plain[split] = [str(path.resolve()) for path in pair] if pair else None
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> DataSource:
+        """The inverse of `to_dict`."""
+        pairs = {s: (Path(plain[s][0]), Path(plain[s][1])) if plain.get(s) else None for s in ("train", "val", "test")}
+        assert pairs["train"] is not None
+        assert pairs["val"] is not None
+        return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"])
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> DataSource:
+        """train.json, val.json, optional test.json and images/ of a folder.
+
+        Raises: DataError naming what is missing.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise DataError(
+                f"--data {str(folder)!r} must be a folder with train.json, val.json and images/; there is none"
+            )
+        missing = [name for name in ("train.json", "val.json") if not (root / name).is_file()]
+        if missing:
+            found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+            raise DataError(
+                f"--data {str(folder)!r} must hold train.json, val.json and images/; missing: {', '.join(missing)} "
+                f"(found {found}). Name the files with --train-annotations/--train-images/--val-annotations/--val-images, "
+                "or make such a folder from YOLO or VOC with `python -m detector.data.convert`"
+            )
+        images = root / "images" if (root / "images").is_dir() else root
+        test = root / "test.json"
+        return cls(
+            (root / "train.json", images),
+            (root / "val.json", images),
+            (test, images) if test.is_file() else None,
+            name=root.resolve().name,
+        )
+
+
+@dataclass
+class DetectionDataset:
+    """Checked splits with one list of classes, and what the dataset says of itself."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split | None
+    class_names: list[str]
+    full_turn: bool  # images are a full horizontal turn: left and right edge touch
+    area_ranges_px: tuple[float, float]  # sides that part small | medium | large
+
+    @property
+    def splits(self) -> list[Split]:
+        return [self.train, self.val] + ([self.test] if self.test else [])
+
+    @property
+    def dropped(self) -> list[str]:
+        """Everything that skip_bad left out, in words."""
+        return [f"{split.name}: {note}" for split in self.splits for note in split.dropped]
+
+
+def split_fingerprint(split: Split) -> str:
+    """Sixteen hex digits over what is trained on: the boxes, classes and bytes of every image that is used."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps(split.class_names).encode())
+    columns = zip(split.images, split.boxes_xyxy, split.labels, split.crowd, split.areas, strict=True)
+    for record, boxes, labels, crowd, areas in columns:
+        digest.update(f"{record.id!r} {record.file_name} {record.width} {record.height}".encode())
+        digest.update(boxes.tobytes() + labels.tobytes() + crowd.tobytes() + areas.tobytes())
+        digest.update(hashlib.blake2b(record.path.read_bytes(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def coco_ground_truth(split: Split) -> dict[str, Any]:
+    """The split as a COCO object for evaluators; category id = class index + 1, image id = position + 1."""
+    annotations: list[dict[str, Any]] = []
+    for position, (boxes, labels, crowd, areas) in enumerate(
+        zip(split.boxes_xyxy, split.labels, split.crowd, split.areas, strict=True)
+    ):
+        for box, label, is_crowd, area in zip(
+            boxes.tolist(), labels.tolist(), crowd.tolist(), areas.tolist(), strict=True
+        ):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": position + 1,
+                    "category_id": label + 1,
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    "area": area,
+                    "iscrowd": int(is_crowd),
+                }
+            )
+    return {
+        "info": {},
+        "images": [
+            {"id": n + 1, "file_name": record.file_name, "width": record.width, "height": record.height}
+            for n, record in enumerate(split.images)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": n + 1, "name": name} for n, name in enumerate(split.class_names)],
+    }
