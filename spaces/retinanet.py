@@ -29,6 +29,9 @@ BASE = {
     "weight_decay": 1e-4,
     "schedule": "cosine",
     "warmup_epochs": 0.5,
+    # Averaged weights are what is scored: half an epoch's memory takes the last steps' chance out of the rungs' decisions
+    # (the street after 4 epochs: 0.157 mAP against 0.109, blood smears: 0.483 against 0.444).
+    "ema_decay": 0.97,
     "flip_probability": 0.5,
 }
 
