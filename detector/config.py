@@ -290,6 +290,17 @@ def coerce(name: str, value: Any) -> Any:
     raise ConfigError(f"DetectorConfig.{name} must be {_kind_name(kind)}, got {value!r}")
 
 
+def check_value(name: str, value: Any) -> None:
+    """Raises: ConfigError where a field alone cannot have this value (rules across fields are `validate`'s)."""
+    value = coerce(name, value)
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ConfigError(f"DetectorConfig.{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
+    if name in BOUNDS:
+        low, high = BOUNDS[name]
+        if not low <= value <= high:  # also refuses NaN
+            raise ConfigError(f"DetectorConfig.{name} must lie in [{low:g}, {high:g}], got {value!r}")
+
+
 def _as_number(text: str) -> Any:
     """A number written as text: YAML 1.1 reads 1e-3 as text, people mean a number. Other text stays as it is."""
     try:
@@ -318,15 +329,8 @@ def _plain(value: Any) -> Any:
 
 def validate(config: DetectorConfig) -> None:
     """Raises: ConfigError naming the first field whose value breaks its rule."""
-    for name, allowed in CHOICES.items():
-        if getattr(config, name) not in allowed:
-            raise ConfigError(
-                f"DetectorConfig.{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"
-            )
-    for name, (low, high) in BOUNDS.items():
-        value = getattr(config, name)
-        if not low <= value <= high:  # also refuses NaN
-            raise ConfigError(f"DetectorConfig.{name} must lie in [{low:g}, {high:g}], got {value!r}")
+    for name in (*CHOICES, *BOUNDS):
+        check_value(name, getattr(config, name))
     for rule, holds, names in _cross_rules(config):
         if not holds:
             got = ", ".join(f"{name}={getattr(config, name)!r}" for name in names)

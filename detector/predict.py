@@ -46,8 +46,8 @@ class Predictor:
         self.model.load_state_dict(weights)
         self.mean = torch.tensor(state["channel_mean"], device=self.device)
         self.std = torch.tensor(state["channel_std"], device=self.device)
-        best = max(state["history"], key=lambda row: row["metrics"]["mAP"], default=None)
-        found = best["best_f1_scores"] if best else {}
+        # The weights are those of the last epoch in the history, which best.pt ends with the best of.
+        found = state["history"][-1]["best_f1_scores"] if state["history"] else {}
         self.thresholds = {name: found.get(name, 0.5) for name in self.class_names}
 
     def __call__(self, pixels: np.ndarray) -> list[dict[str, Any]]:

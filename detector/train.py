@@ -31,6 +31,10 @@ def read_config(path: Path) -> DetectorConfig:
         raise ConfigError(f"--config {path}: must be YAML or JSON; reading it said: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path}: must be a mapping of DetectorConfig fields, got a {type(values).__name__}")
+    if not all(isinstance(name, str) for name in values):
+        raise ConfigError(
+            f"--config {path}: names must be text, got {[n for n in values if not isinstance(n, str)][:3]}"
+        )
     return DetectorConfig.from_dict(values)
 
 
@@ -39,6 +43,7 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     import torch
 
     from detector.data.batches import load_training_data
+    from detector.data.dataset import DataSource
     from detector.trainer import DivergedError, Trainer, load_checkpoint, save_checkpoint, save_weights
 
     epochs = config.schedule_epochs if options.epochs is None else options.epochs
@@ -47,9 +52,16 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     if options.out.exists() and not options.out.is_dir():
         raise CommandError(f"--out must be a folder; {options.out} is a file")
     check_device(options.device)
+    if options.threads is not None and options.threads < 1:
+        raise CommandError(f"--threads must be at least 1, got {options.threads}")
+    source = DataSource.from_options(
+        options.data, options.train_annotations, options.train_images, options.val_annotations, options.val_images
+    )
+    if source is None:
+        raise CommandError("--data must name a folder with train.json, val.json and images/; nothing was given")
     if options.threads:
         torch.set_num_threads(options.threads)
-    data = load_training_data(options.data, config.image_size_px, options.skip_bad)
+    data = load_training_data(source, config.image_size_px, options.skip_bad)
     trainer = Trainer(config, data, options.seed, options.device, options.official_eval)
     options.out.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(options.out / "checkpoint.pt")
@@ -90,7 +102,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", type=Path, required=True, help="YAML or JSON of DetectorConfig fields, e.g. best.yaml"
     )
-    parser.add_argument("--data", required=True, help="folder with train.json, val.json, images/")
+    parser.add_argument("--data", help="folder with train.json, val.json, images/ (or the four options below)")
+    for split in ("train", "val"):
+        parser.add_argument(f"--{split}-annotations", help=f"COCO file of the {split} split, instead of --data")
+        parser.add_argument(f"--{split}-images", help=f"image folder of the {split} split")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics")
     parser.add_argument(
         "--epochs", type=int, default=None, help="epochs to train (default: the config's schedule_epochs)"

@@ -15,7 +15,7 @@ from typing import Any
 from results.records import StudyState, Trial
 from results.tables import varied_fields
 
-IMAGES_SHOWN = 4
+END_SUFFIX = ".end"  # of the event files that are written anew at every end of a study
 SCALARS = ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
 BOX_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
 
@@ -23,8 +23,8 @@ BOX_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00",
 class StudyEvents:
     """Event files of a study's trials, each opened when it is first written to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, suffix: str = "") -> None:
+        self.folder, self.suffix = folder, suffix
         self._writers: dict[str, Any] = {}
 
     def _writer(self, trial: str) -> Any:
@@ -32,8 +32,13 @@ class StudyEvents:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
             folder = self.folder / "trials" / trial if trial else self.folder
-            self._writers[trial] = EventFileWriter(str(folder))
+            self._writers[trial] = EventFileWriter(str(folder), filename_suffix=self.suffix)
         return self._writers[trial]
+
+    def flush(self) -> None:
+        """Puts on disk what was added: a killed study loses no scalar that it journaled."""
+        for writer in self._writers.values():
+            writer.flush()
 
     def _add(self, trial: str, summary: Any, step: int, time: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -138,7 +143,10 @@ def _set_value(slot: Any, value: Any) -> None:
 def write_end_of_study(folder: Path, plan: dict[str, Any], state: StudyState) -> None:
     """Images and HParams sessions of all trials, from the journal and the trials' detection files."""
     time = state.records[-1]["time"]
-    events = StudyEvents(folder)
+    # TensorBoard keeps the first word on a session: what an earlier end of this study wrote must go.
+    for old in [*folder.glob(f"*{END_SUFFIX}"), *folder.glob(f"trials/*/*{END_SUFFIX}")]:
+        old.unlink()
+    events = StudyEvents(folder, END_SUFFIX)
     for trial in state.trials.values():
         epoch = trial.best_epoch(state.metric)
         if epoch is not None:
@@ -151,28 +159,19 @@ def drawn_detections(folder: Path, plan: dict[str, Any], trial: str) -> list[tup
     """(PNG, height, width) of a few validation images with a trial's best detections: truth thin white, found coloured."""
     from PIL import Image, ImageDraw
 
-    annotations, images = plan["source"]["val"]
     try:
         rows = json.loads((folder / "trials" / trial / "detections.json").read_bytes())
-        truth = json.loads(Path(annotations).read_bytes())
     except (OSError, ValueError):
-        return []  # the trial never scored, or the data has moved: scores stand without pictures
-    boxes: dict[Any, list[Any]] = {}
-    for row in truth["annotations"]:
-        boxes.setdefault(row.get("image_id"), []).append(row)
+        return []  # the trial never scored
     drawn: list[tuple[bytes, int, int]] = []
-    for position, record in enumerate(truth["images"]):
-        if len(drawn) == IMAGES_SHOWN:
-            break
-        if not boxes.get(record["id"]):
-            continue
-        with contextlib.suppress(OSError):
-            with Image.open(Path(images) / record["file_name"]) as image:
+    for shown in plan["shown_images"]:
+        with contextlib.suppress(OSError):  # the data has moved: scores stand without pictures
+            with Image.open(shown["path"]) as image:
                 canvas = image.convert("RGB")
             pen = ImageDraw.Draw(canvas)
-            for row in boxes[record["id"]]:
-                pen.rectangle(_corners(row["bbox"]), outline="#FFFFFF")
-            found = [row for row in rows if row["image_id"] == position + 1 and row["score"] >= 0.3]
+            for box in shown["boxes"]:
+                pen.rectangle(box, outline="#FFFFFF")
+            found = [row for row in rows if row["image_id"] == shown["position"] + 1 and row["score"] >= 0.3]
             for row in found:
                 pen.rectangle(
                     _corners(row["bbox"]), outline=BOX_COLOURS[row["category_id"] % len(BOX_COLOURS)], width=2

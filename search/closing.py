@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from detector.data.dataset import DataSource
 from results.importance import Effect
 from results.records import StudyState, Trial
 from results.report import Results, counts, headline
 from results.tables import Row, differences, ranking_key, show
 from search.engine import Engine
+from search.options import DEFAULT_RUNS_DIR
 from search.plan import Study
 from search.progress import describe_values
 from search.rungs import Rung, Scheduler
@@ -55,33 +57,49 @@ def score_on_test(study: Study, engine: Engine, say: Any) -> None:
         return
     done = {record["which"]: record["trial"] for record in engine.state.records if record["event"] == "test_scored"}
     best, base = engine.state.best_trial(), next(iter(engine.state.trials.values()), None)
+    scored: dict[str, dict[str, float]] = {}  # by trial: the best may be the base
     for which, trial in (("base", base), ("best", best)):
         if trial is None:
             continue
         if which in done:
             say(f"--test: {which} was scored before (trial {done[which]}); the held-out split is touched once")
             continue
-        job = {
-            "folder": str(study.folder),
-            "trial": trial.id,
-            "source": study.plan["source"],
-            "skip_bad": study.plan["skip_bad"],
-        }
-        run = subprocess.run(
-            [sys.executable, "-m", "search.heldout", json.dumps(job)], capture_output=True, text=True, check=False
-        )
-        if run.returncode:
-            say(f"--test: scoring {which} (trial {trial.id}) failed: {run.stderr.strip().splitlines()[-1:]}")
-            continue
-        metrics = json.loads(run.stdout)
+        if trial.id not in scored:
+            job = {
+                "folder": str(study.folder),
+                "trial": trial.id,
+                "source": study.plan["source"],
+                "skip_bad": study.plan["skip_bad"],
+                "official_eval": study.plan["official_eval"],
+                "device": study.resources.torch_device,
+            }
+            run = subprocess.run(
+                [sys.executable, "-m", "search.heldout", json.dumps(job)], capture_output=True, text=True, check=False
+            )
+            if run.returncode:
+                say(f"--test: scoring {which} (trial {trial.id}) failed: {run.stderr.strip().splitlines()[-1:]}")
+                continue
+            scored[trial.id] = json.loads(run.stdout)
+        metrics = scored[trial.id]
         engine.record("test_scored", trial=trial.id, which=which, metrics=metrics)
         say(f"    test  {which} (trial {trial.number}): mAP {metrics['mAP']:.3f}, AP50 {metrics['AP50']:.3f}")
 
 
 def resume_command(study: Study) -> str:
     """The command that continues a study."""
-    where = f" --runs-dir {study.folder.parent}" if str(study.folder.parent) != "runs" else ""
-    return f"python -m search.run --space {study.plan['space']['space']} --resume --name {study.folder.name}{where}"
+    words = [
+        "python",
+        "-m",
+        "search.run",
+        "--space",
+        study.plan["space_option"],
+        "--resume",
+        "--name",
+        study.folder.name,
+    ]
+    if str(study.folder.parent) != DEFAULT_RUNS_DIR:
+        words += ["--runs-dir", str(study.folder.parent)]
+    return shlex.join(words)
 
 
 def print_closing(study: Study, state: StudyState, found: Results, reason: str, console: Console) -> None:
@@ -100,11 +118,9 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
     _print_reasons(state, console)
     run = study.folder
     _say(console, "\nnext:")
-    _say(console, f"  tensorboard --logdir {run}")
-    _say(
-        console,
-        f"  python -m detector.train --config {run / 'best.yaml'} --data {_data_argument(study)} --out {run.name}-best",
-    )
+    _say(console, f"  {shlex.join(['tensorboard', '--logdir', str(run)])}")
+    train = ["python", "-m", "detector.train", "--config", str(run / "best.yaml"), *_data_options(study)]
+    _say(console, f"  {shlex.join([*train, '--out', f'{run.name}-best'])}")
     more = "" if reason == "interrupted" else f" --trials {study.plan['trials'] * 2}"
     _say(console, f"  {resume_command(study)}{more}")
     _say(console, f"results: {run / 'results'} (report.html, leaderboard.csv, configs.csv, curves.png)")
@@ -157,8 +173,8 @@ def _why(trial: Trial) -> str:
     return trial.reason if trial.outcome != "failed" else f"{trial.reason} (traceback in trials/{trial.id}/error.txt)"
 
 
-def _data_argument(study: Study) -> str:
-    return str(Path(study.plan["source"]["train"][0]).parent)
+def _data_options(study: Study) -> list[str]:
+    return DataSource.from_dict(study.plan["source"]).to_options() + ["--skip-bad"] * study.plan["skip_bad"]
 
 
 def _say(console: Console, line: str) -> None:

@@ -8,34 +8,31 @@ from typing import Any
 
 from detector.data.cache import CachedSplit, cache_home, cached_split
 from detector.data.coco import load_dataset
-from detector.data.dataset import DataSource, DetectionDataset
+from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
 from detector.data.lidar import make_dataset_once
-from search.options import Options, StudyError
+from search.options import Options
 from spaces.distributions import Choice, SpaceError
 from spaces.fitting import DatasetFacts
 from spaces.space import ResolvedSpace, Space, StreetData
 
+IMAGES_SHOWN = 4
 MAX_CANVASES = 3  # each is a decoded copy of the dataset on disk
 STREET_SEED = 0
 
 
 def open_dataset(options: Options, space: Space, profile: str, say: Any) -> tuple[DataSource, DetectionDataset]:
     """The user's dataset, checked; the simulated street, made once per machine, where none is named."""
-    named = [options.train_annotations, options.train_images, options.val_annotations, options.val_images]
-    if options.data and any(named):
-        raise StudyError("give either --data or the four --train-/--val- options, not both")
-    if any(named) and not all(named):
-        raise StudyError(
-            "--train-annotations, --train-images, --val-annotations and --val-images go together; some are missing"
-        )
-    if options.data:
-        source = DataSource.from_folder(options.data)
-    elif all(named):
-        train, val = (Path(str(named[0])), Path(str(named[1]))), (Path(str(named[2])), Path(str(named[3])))
-        source = DataSource(train, val, None, train[0].stem)
-    else:
-        source = make_street(space.profiles[profile].street, say)
+    source = DataSource.from_options(
+        options.data, options.train_annotations, options.train_images, options.val_annotations, options.val_images
+    ) or make_street(space.profiles[profile].street, say)
     return source, load_dataset(source, options.skip_bad)
+
+
+def names_data(options: Options) -> bool:
+    """Whether the user names a dataset; else it is the street."""
+    return any(
+        (options.data, options.train_annotations, options.train_images, options.val_annotations, options.val_images)
+    )
 
 
 def make_street(street: StreetData, say: Any) -> DataSource:
@@ -63,6 +60,8 @@ def dataset_facts(dataset: DetectionDataset) -> DatasetFacts:
         for box, crowd in zip(rows.tolist(), train.crowd[n], strict=True)
         if not crowd
     ]
+    if not boxes:
+        raise DataError(f"{train.annotations}: the training split must have a box that is not a crowd's; it has none")
     return DatasetFacts(
         tuple((record.height, record.width) for record in train.images),
         tuple((box[3] - box[1], box[2] - box[0]) for _, box in boxes),
@@ -89,6 +88,12 @@ def decode_canvases(
     dataset.train, dataset.val = caches["train"].split, caches["val"].split
     dataset.test = caches["test"].split if "test" in caches else None
     return caches
+
+
+def images_to_show(val: Split) -> list[dict[str, Any]]:
+    """The first validation images with boxes, for pictures of detections: position, file and boxes xyxy in its pixels."""
+    with_boxes = [n for n, boxes in enumerate(val.boxes_xyxy) if len(boxes)][:IMAGES_SHOWN]
+    return [{"position": n, "path": str(val.images[n].path), "boxes": val.boxes_xyxy[n].tolist()} for n in with_boxes]
 
 
 def describe_dataset(dataset: DetectionDataset, caches: dict[str, CachedSplit]) -> dict[str, Any]:

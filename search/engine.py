@@ -71,6 +71,7 @@ class Engine:
         self.clock, self.started = clock, clock()
         self.running: dict[str, Leg] = {}  # by trial
         self.exhausted = False
+        self.disk_full = False
 
     def record(self, event: str, **values: Any) -> None:
         """Journals an event, then takes it into the state."""
@@ -82,7 +83,7 @@ class Engine:
 
     def next_leg(self, **resources: Any) -> Leg | None:
         """The next thing to train on a free slot, or None while there is nothing (more) to start."""
-        if self.out_of_time:
+        if self.out_of_time or self.disk_full:
             return None
         trial = self._interrupted() or self._promotion() or self._new_trial()
         if trial is None:
@@ -170,6 +171,7 @@ class Engine:
     def on_leg_end(self, trial: str, outcome: str, **details: Any) -> None:
         """A leg's end: reached, diverged, infeasible, error (of the code), lost (with its worker) or interrupted."""
         self.running.pop(trial, None)
+        self.disk_full = self.disk_full or bool(details.get("disk_full"))
         self.record("leg_ended", trial=trial, outcome=outcome, **details)
         self._judge(self.state.trials[trial])
 

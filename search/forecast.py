@@ -76,15 +76,18 @@ def _simulate_once(
 
 
 def probe_epoch_seconds(
-    configs: list[dict[str, Any]], source: dict[str, Any], skip_bad: bool, slots: int, threads: int
+    configs: list[dict[str, Any]],
+    source: dict[str, Any],
+    skip_bad: bool,
+    slots: int,
+    threads: int,
+    device: str | None = "cpu",
 ) -> list[float]:
     """Seconds per epoch of each config, as many probed side by side as trials will run, in processes of their own."""
     import json
 
-    jobs = [
-        json.dumps({"configs": configs[n::slots], "source": source, "skip_bad": skip_bad, "threads": threads})
-        for n in range(slots)
-    ]
+    shared = {"source": source, "skip_bad": skip_bad, "threads": threads, "device": device}
+    jobs = [json.dumps({"configs": configs[n::slots], **shared}) for n in range(slots)]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     workers = [
         subprocess.Popen(
@@ -121,7 +124,7 @@ def _probe(job: dict[str, Any]) -> list[float]:
     for values in job["configs"]:
         config = DetectorConfig.from_dict(values)
         data = load_training_data(DataSource.from_dict(job["source"]), config.image_size_px, job["skip_bad"])
-        trainer = Trainer(config, data, seed=0)
+        trainer = Trainer(config, data, 0, job["device"])
         seconds.append(_epoch_seconds(trainer))
     return seconds
 

@@ -22,7 +22,7 @@ def score(job: dict[str, Any]) -> dict[str, float]:
         raise SystemExit(f"trial {job['trial']} has no {BEST}")
     config = DetectorConfig.from_dict(state["config"])
     data = load_training_data(DataSource.from_dict(job["source"]), config.image_size_px, job["skip_bad"])
-    trainer = Trainer(config, data, state["seed"])
+    trainer = Trainer(config, data, state["seed"], job["device"], job["official_eval"])
     trainer.model.load_state_dict(state["model"])
     if trainer.ema is not None:
         trainer.ema.load_state_dict(state["ema"])

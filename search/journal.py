@@ -22,6 +22,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.failure: OSError | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         try:
@@ -46,9 +47,13 @@ class Journal:
     def append(self, event: str, **values: Any) -> dict[str, Any]:
         """Writes one record and returns it as it will be read back; on disk when this returns."""
         line = json.dumps(_finite({"event": event, "time": round(time.time(), 3), **values}), allow_nan=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self.failure = error  # Ray Tune wraps what its callbacks raise; the study asks here
+            raise
         record = json.loads(line)
         assert isinstance(record, dict)
         return record

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import time
@@ -54,15 +56,22 @@ class LegRunner:
                 epochs.append(self._train_epoch())
         except DivergedError as error:
             return self._end(epochs, "diverged", str(error), step=error.step)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # nothing is wrong with the trial: it goes on when there is room
+                return self._end(epochs, "interrupted", "the disk is full", disk_full=True)
+            return self._error(epochs, error)
         except MemoryError:
             return self._end(epochs, "infeasible", "out of memory")
         except Exception as error:
             if type(error).__name__ == "OutOfMemoryError":
                 return self._end(epochs, "infeasible", "out of memory on the device")
-            (self.folder / ERROR).write_text(traceback.format_exc())
-            return self._end(epochs, "error", f"{type(error).__name__}: {error}")
+            return self._error(epochs, error)
         reached = self.trainer.epoch >= self.leg["to_epoch"]
         return self._end(epochs, "reached" if reached else "")
+
+    def _error(self, epochs: list[dict[str, Any]], error: Exception) -> dict[str, Any]:
+        (self.folder / ERROR).write_text("".join(traceback.format_exception(error)))
+        return self._end(epochs, "error", f"{type(error).__name__}: {error}")
 
     def _end(self, epochs: list[dict[str, Any]], outcome: str, reason: str = "", **details: Any) -> dict[str, Any]:
         if outcome:
@@ -78,7 +87,7 @@ class LegRunner:
         torch.set_num_threads(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
         data = open_data(self.study["source"], config.image_size_px, self.study["skip_bad"])
-        trainer = Trainer(config, data, self.leg["seed"], official_eval=self.study["official_eval"])
+        trainer = Trainer(config, data, self.leg["seed"], self.study["device"], self.study["official_eval"])
         (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
         state = load_checkpoint(self.folder / CHECKPOINT)
         if state is not None:
@@ -118,7 +127,7 @@ class LegRunner:
             self._log(f"{wanted} threads from here on")
 
     def _log(self, line: str) -> None:
-        with (self.folder / LOG).open("a") as file:
+        with contextlib.suppress(OSError), (self.folder / LOG).open("a") as file:  # a full disk ends no leg over a line
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 

@@ -116,10 +116,10 @@ class StopWhenAsked(tune.Stopper):
     @property
     def asked(self) -> bool:
         """Whether legs end before their rung because somebody wants it so."""
-        return self.interruption.happened or self.engine.out_of_time
+        return self.interruption.happened or self.engine.out_of_time or self.engine.disk_full
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.engine.out_of_time
+        return self.engine.out_of_time or self.engine.disk_full
 
     def stop_all(self) -> bool:
         return self.interruption.happened

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.config import DetectorConfig
+from detector.config import ConfigError, DetectorConfig
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset
 from detector.evaluate import METRIC_NAMES
-from results.records import PLAN_NAME, read_plan
-from search.dataset import dataset_facts, decode_canvases, describe_dataset, open_dataset
+from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
+from search.dataset import dataset_facts, decode_canvases, describe_dataset, images_to_show, names_data, open_dataset
 from search.journal import write_atomically
 from search.options import Options, StudyError, check_choices, parse_set_fields
 from search.provenance import command_line, commit, versions
@@ -23,6 +24,10 @@ from search.sampler import grid_size
 from spaces.space import ResolvedSpace, load_space, resolve
 
 MAX_GRID = 10_000
+# The options that name data file by file: split of the source, and whether annotations or images.
+SPLIT_OPTIONS = {
+    "train_annotations": ("train", 0), "train_images": ("train", 1), "val_annotations": ("val", 0), "val_images": ("val", 1),
+}  # fmt: skip
 
 
 @dataclass
@@ -54,7 +59,11 @@ def make_plan(options: Options, say: Any) -> Study:
     fixed = parse_set_fields(options.set_fields)
     if options.epochs is not None:
         fixed.setdefault("schedule_epochs", options.epochs)
+    street_steps = space.profiles[profile].street.steps_per_epoch
+    if street_steps and not names_data(options):
+        fixed.setdefault("steps_per_epoch", street_steps)
     resolved = resolve(space, profile, facts, fixed)
+    resolved.base = checked_base(resolved.base, dataset)
     budget = resolved.budget
     epochs = options.epochs or budget.epochs
     grace = options.grace if options.grace is not None else min(budget.grace, epochs)
@@ -63,7 +72,8 @@ def make_plan(options: Options, say: Any) -> Study:
     scheduler, sampler = options.scheduler or "asha", options.sampler or "tpe"
     levels = _levels(scheduler, grace, epochs, eta)
     if sampler == "grid":
-        trials = options.trials or grid_trials(resolved)
+        all_of_it = grid_trials(resolved)
+        trials = options.trials or all_of_it
     resources = resources_of(options, trials, profile == "gpu")
     caches = decode_canvases(dataset, resolved, options.skip_bad, say)
     metric = options.metric or "mAP"
@@ -73,6 +83,7 @@ def make_plan(options: Options, say: Any) -> Study:
         "format": 1,
         "name": options.name or f"{Path(options.space).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
         "space": resolved.to_dict(),
+        "space_option": options.space,
         "profile": profile,
         "metric": metric,
         "seed": seed,
@@ -88,12 +99,15 @@ def make_plan(options: Options, say: Any) -> Study:
         "skip_bad": options.skip_bad,
         "source": source.to_dict(),
         "dataset": describe_dataset(dataset, caches),
+        "shown_images": images_to_show(dataset.val),
         "dropped": dataset.dropped,
         "versions": versions(),
         "commit": commit(),
         "command": command_line(),
     }
     folder = Path(options.runs_dir) / plan["name"]
+    if not all(part.is_dir() for part in (folder, *folder.parents) if part.exists()):
+        raise StudyError(f"--runs-dir {options.runs_dir}: must be a folder, or one that can be made")
     if (folder / PLAN_NAME).exists():
         raise StudyError(
             f"{folder} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
@@ -106,11 +120,12 @@ def resume_plan(options: Options, say: Any) -> Study:
 
     Raises: StudyError where there is no such study, its data changed, or something else was asked to change.
     """
+    check_choices(options)
     folder = find_study(options)
     plan = read_plan(folder)
     default = Options()
-    if options.space != default.space and Path(options.space).stem != plan["space"]["space"]:
-        raise StudyError(f"--resume: {folder} searches the space {plan['space']['space']}, not {options.space}")
+    if options.space != default.space and not _searches(plan, options.space):
+        raise StudyError(f"--resume: {folder} searches the space {plan['space_option']}, not {options.space}")
     changed = [
         name for name in vars(options)
         if name not in MAY_CHANGE and name != "space" and getattr(options, name) != getattr(default, name)
@@ -130,9 +145,24 @@ def resume_plan(options: Options, say: Any) -> Study:
             f"{folder} was begun on data with fingerprint {plan['dataset']['fingerprint']}, {plan['dataset']['name']} now has "
             f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
         )
-    trials = options.trials or plan["trials"]
-    plan = {**plan, "trials": trials, "max_hours": options.max_hours}
+    # study.json is never rewritten: what an earlier session extended stands in the journal.
+    before = {"trials": plan["trials"], "max_hours": plan["max_hours"], **_last_session(folder)}
+    trials = options.trials or before["trials"]
+    plan = {**plan, "trials": trials, "max_hours": options.max_hours or before["max_hours"]}
     return Study(folder, plan, space, resources_of(options, trials, plan["profile"] == "gpu"), resumed=True)
+
+
+def _searches(plan: dict[str, Any], space: str) -> bool:
+    """Whether a plan is of the space that an option names: by its name, or by the file it was given as."""
+    return space in (plan["space"]["space"], plan["space_option"])
+
+
+def _last_session(folder: Path) -> dict[str, Any]:
+    """Trials and hours as the study's last session had them; nothing before the first."""
+    journal = folder / JOURNAL_NAME
+    records = read_journal(journal) if journal.is_file() else []
+    sessions = [record for record in records if record["event"] == "session_started"]
+    return {name: sessions[-1][name] for name in ("trials", "max_hours")} if sessions else {}
 
 
 def _option_name(attribute: str) -> str:
@@ -142,6 +172,9 @@ def _option_name(attribute: str) -> str:
 def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) -> bool:
     """Whether an option repeats the plan (a user who adds --resume to the old command line asks for no change)."""
     asked = getattr(options, name)
+    if name in SPLIT_OPTIONS:
+        split, place = SPLIT_OPTIONS[name]
+        return bool(str(Path(asked).resolve()) == plan["source"][split][place])
     if name in plan and name != "space":
         return bool(plan[name] == asked)
     if name == "data":
@@ -162,10 +195,36 @@ def find_study(options: Options) -> Path:
         if not (runs / options.name / PLAN_NAME).is_file():
             raise StudyError(f"--resume --name {options.name}: {runs / options.name} holds no study ({PLAN_NAME})")
         return runs / options.name
-    found = sorted(runs.glob(f"{Path(options.space).stem}-*/{PLAN_NAME}"), key=lambda path: path.stat().st_mtime)
+    plans = sorted(runs.glob(f"*/{PLAN_NAME}"), key=lambda path: path.stat().st_mtime)
+    found = []
+    for path in plans:
+        with contextlib.suppress(JournalError):  # a torn plan is no study to go on with
+            if _searches(read_plan(path.parent), options.space):
+                found.append(path)
     if not found:
         raise StudyError(f"--resume: there is no study of space {options.space} in {runs}; name one with --name")
     return found[-1].parent
+
+
+def checked_base(base: DetectorConfig, dataset: DetectionDataset) -> DetectorConfig:
+    """The base with weight files by absolute path (a worker runs elsewhere), refused if no trial could be built on it.
+
+    Raises: ConfigError for weights that cannot be had or do not fit, or a roll of images that are no full turn.
+    """
+    if base.roll_probability > 0 and not dataset.full_turn:
+        raise ConfigError(
+            f"roll_probability={base.roll_probability:g} needs images that are a full turn, and {dataset.name} does not "
+            'say so; set it to 0, or put "detector_search": {"full_turn": true} into the "info" of train.json'
+        )
+    names = [name for name in ("trunk_weights", "detector_weights") if getattr(base, name)]
+    if not names:
+        return base
+    files = {name: getattr(base, name) for name in names if getattr(base, name) != "imagenet"}
+    base = base.with_values({name: str(Path(path).resolve()) for name, path in files.items()})
+    from detector.model.detector import Detector
+
+    Detector(base, len(dataset.class_names))
+    return base
 
 
 def grid_trials(space: ResolvedSpace) -> int:
@@ -176,8 +235,8 @@ def grid_trials(space: ResolvedSpace) -> int:
     size = grid_size(space.fields)
     if size > MAX_GRID:
         raise StudyError(
-            f"--sampler grid has {size:,} combinations of {len(space.fields)} fields, at most {MAX_GRID:,} make sense; fix "
-            "fields with --set field=value, search a smaller --space, or cap it with --trials"
+            f"--sampler grid has {size:,} combinations of {len(space.fields)} fields, at most {MAX_GRID:,} can be; fix "
+            "fields with --set field=value, or search a smaller --space"
         )
     return size + 1
 
@@ -186,6 +245,11 @@ def _check_metric(metric: str, dataset: DetectionDataset) -> None:
     if metric.startswith("class:"):
         if metric.removeprefix("class:") not in dataset.class_names:
             raise StudyError(f"--metric {metric}: the dataset's classes are {', '.join(dataset.class_names)}")
+        index = dataset.class_names.index(metric.removeprefix("class:"))
+        if not any(
+            (labels[~crowd] == index).any() for labels, crowd in zip(dataset.val.labels, dataset.val.crowd, strict=True)
+        ):
+            raise StudyError(f"--metric {metric}: the validation split has no box of that class; nothing could score")
     elif metric not in METRIC_NAMES:
         raise StudyError(f"--metric must be one of {', '.join(METRIC_NAMES)} or class:NAME, got {metric!r}")
 

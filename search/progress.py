@@ -69,11 +69,11 @@ class Progress:
 
     def eta(self) -> str:
         """Minutes to go, from the mean epoch so far and the epochs that the plan expects."""
-        records = [r for t in self.state.trials.values() for r in t.epochs.values()]
+        records = [r for t in list(self.state.trials.values()) for r in t.epochs.values()]
         if not records:
             return "-"
         mean = sum(r["seconds"] for r in records) / len(records)
-        running = [t.leg_target - t.last_epoch for t in self.state.trials.values() if t.leg_target is not None]
+        running = [t.leg_target - t.last_epoch for t in list(self.state.trials.values()) if t.leg_target is not None]
         planned = max(self.expected_epochs - len(records), float(sum(running)))
         seconds = mean * max(planned / self.slots, float(max(running, default=0)))
         return f"{seconds / 60:.1f} min"
@@ -82,9 +82,9 @@ class Progress:
         """The live table: running trials first, then the best of the others."""
         metric = self.state.metric
         best = self.state.best_trial()
-        done = sum(len(t.epochs) for t in self.state.trials.values())
+        done = sum(len(t.epochs) for t in list(self.state.trials.values()))
         top = f"best {metric} {best.best_score(metric):.3f} (trial {best.number})" if best else "no score yet"
-        passed = time.strftime("%M:%S", time.gmtime(time.monotonic() - self.started))
+        passed = f"{(time.monotonic() - self.started) / 60:.1f} min"
         table = Table(title=f"{len(self.state.trials)} trials, {done} epochs, {top}, {passed} passed, ETA {self.eta()}")
         for heading in ("trial", "id", "state", "rung", "epoch", metric, "best", "what differs from the base"):
             table.add_column(heading, no_wrap=heading != "what differs from the base", overflow="ellipsis")

@@ -22,6 +22,11 @@ class Resources:
     lone_threads: int  # of a leg that is left alone
     device: str  # cpu or the GPU's name
 
+    @property
+    def torch_device(self) -> str | None:
+        """What a trainer is told: cpu where trials get no GPU, though there may be one; None for its own choice."""
+        return None if self.gpus_per_trial else "cpu"
+
     def describe(self) -> str:
         each = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         gpu = f" and {self.gpus_per_trial:g} GPU" if self.gpus_per_trial else ""

@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--epochs", type=int, help="epochs of the top rung, and of the learning-rate schedule (default: the space's)"
     )
     search.add_argument("--grace", type=int, help="epochs of the first rung (default: the space's)")
-    search.add_argument("--eta", type=int, help="one in eta trials is promoted (default: the space's, 3)")
+    search.add_argument("--eta", type=int, help="one in eta trials is promoted (default: the space's)")
     search.add_argument("--metric", help="mAP, AP50, AP75, AP_small, .. or class:NAME (default: mAP)")
     search.add_argument("--seed", type=int, help="of proposals and training (default: 0)")
     search.add_argument(

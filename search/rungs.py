@@ -81,6 +81,8 @@ class PromotionAsha:
     def explain(self, rungs: Sequence[Rung], trial: str, rung: int) -> str:
         ranked = sorted(rungs[rung].scores, key=lambda other: -rank_key(rungs[rung].scores[other]))
         places = len(ranked) // self.eta
+        if trial in self.candidates(rungs[rung]):
+            return f"{_ordinal(ranked.index(trial) + 1)} of {len(ranked)} at {self.levels[rung]} epochs: due to go on when the study ended"
         return (
             f"{_ordinal(ranked.index(trial) + 1)} of {len(ranked)} at {self.levels[rung]} epochs, "
             f"where the top {places} went on"

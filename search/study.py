@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -96,11 +97,14 @@ def _search(
             device=resources.device, trials=plan["trials"], max_hours=plan["max_hours"],
         )  # fmt: skip
         interrupted = _run_legs(study, engine, expected, console)
+        if engine.disk_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         reason = closing.end(engine, scheduler, interrupted)
         if options.test:
             closing.score_on_test(study, engine, say)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        cause = journal.failure or error
+        if not isinstance(cause, OSError) or cause.errno != errno.ENOSPC:
             raise
         say(
             f"the disk of {study.folder} is full: the study is paused. Make room, then: {closing.resume_command(study)}"
@@ -108,8 +112,8 @@ def _search(
         return StudyResult(study.folder, {}, EXIT_PAUSED)
     finally:
         journal.close()
-    write_end_of_study(study.folder, plan, state)
     found = write_results(study.folder)
+    write_end_of_study(study.folder, plan, state)
     told = found.summary
     closing.print_closing(study, state, found, reason, console)
     if interrupted:
@@ -131,6 +135,7 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         "metric": study.plan["metric"],
         "official_eval": study.plan["official_eval"],
         "threads": study.resources.threads,
+        "device": study.resources.torch_device,
     }
     events = StudyEvents(study.folder)
     written = len(engine.state.records)
@@ -142,6 +147,7 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
                 for record in engine.state.records[written:]:
                     if record["event"] == "epoch":
                         events.add_epoch(record)
+                events.flush()
                 written = len(engine.state.records)
                 progress.refresh()
 
@@ -194,8 +200,9 @@ def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
     configs = [study.space.base.to_dict(), *(study.space.config(values).to_dict() for values in proposals)]
     say("probing one batch of the base and a few proposals")
     seconds = probe_epoch_seconds(
-        configs, study.plan["source"], study.plan["skip_bad"], study.resources.slots, study.resources.threads
-    )
+        configs, study.plan["source"], study.plan["skip_bad"], study.resources.slots, study.resources.threads,
+        study.resources.torch_device,
+    )  # fmt: skip
     forecast = simulate(scheduler, study.plan["trials"], study.resources.slots, seconds)
     total = SECONDS_TO_START + forecast.seconds + SECONDS_TO_REPORT
     say(f"  probed  {min(seconds):.1f} .. {max(seconds):.1f} s per epoch, {study.resources.slots} at a time")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from detector.config import FIELD_NAMES, ConfigError, DetectorConfig, active_fields
+from detector.config import FIELD_NAMES, ConfigError, DetectorConfig, active_fields, check_value
 from spaces.distributions import (
     Choice,
     Distribution,
@@ -52,6 +53,7 @@ class StreetData:
     val: int
     test: int
     degrees: int
+    steps_per_epoch: int = 0  # on the street: a first look should not take long; 0 leaves the base's
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,13 @@ def check_space(space: Space) -> Space:
                 raise SpaceError(
                     f"space {space.name}, profile {profile_name}: only anchor_sizes can be fitted, not {name}"
                 )
+            for value in _ends(entry):
+                try:
+                    check_value(name, value)
+                except ConfigError as error:
+                    raise SpaceError(
+                        f"space {space.name}, profile {profile_name}: fields.{name} offers what that field cannot be: {error}"
+                    ) from None
             if isinstance(entry, When) and entry.field not in profile.fields and entry.field not in profile.base:
                 raise SpaceError(
                     f"space {space.name}, profile {profile_name}: {name} depends on {entry.field}, which is neither in "
@@ -205,14 +214,27 @@ def check_space(space: Space) -> Space:
     return space
 
 
-def load_space(name: str) -> Space:
-    """A space by name (a module of this package), or from a .py or .yaml file.
+def _ends(entry: SpaceEntry) -> list[Any]:
+    """The options of a choice, the ends of a range: values that a field must be able to take."""
+    if isinstance(entry, Fitted):
+        return []
+    if isinstance(entry, When):
+        return [value for case in entry.cases.values() for value in _ends(case)]
+    if isinstance(entry, Choice):
+        return [option for option in entry.options if option != FITTED]
+    return [entry.low, entry.high]
+
+
+def load_space(name: str, including: tuple[Path, ...] = ()) -> Space:
+    """A space by name (a module of this package), or from a .py or .yaml file; `including` files led here.
 
     Raises: SpaceError naming what was looked for and what there is.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        return check_space(_from_yaml(path))
+        if path.resolve() in including:
+            raise SpaceError(f"--space {path}: a space must not include itself ({' -> '.join(map(str, including))})")
+        return check_space(_from_yaml(path, (*including, path.resolve())))
     if path.suffix == ".py":
         return check_space(_from_python_file(path))
     known = space_names()
@@ -230,7 +252,11 @@ def load_space(name: str) -> Space:
 def space_names() -> list[str]:
     """The spaces of this package: its modules that define SPACE."""
     folder = Path(__file__).parent
-    return sorted(path.stem for path in folder.glob("*.py") if "\nSPACE = " in path.read_text(encoding="utf-8"))
+    return sorted(
+        path.stem
+        for path in folder.glob("*.py")
+        if re.search(r"^SPACE\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    )
 
 
 def _from_python_file(path: Path) -> Space:
@@ -251,7 +277,7 @@ def _from_python_file(path: Path) -> Space:
 _YAML_KINDS = "float: [low, high], log: [low, high], integer: [low, high], choice: [...], fitted: [low, high]"
 
 
-def _from_yaml(path: Path) -> Space:
+def _from_yaml(path: Path, including: tuple[Path, ...]) -> Space:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -267,7 +293,7 @@ def _from_yaml(path: Path) -> Space:
         content[part] = content.get(part) or {}
         if not isinstance(content[part], dict):
             raise SpaceError(f"--space {path}: {part} must be a mapping, got {content[part]!r}")
-    parent = load_space(str(content.get("include", "retinanet")))
+    parent = load_space(str(content.get("include", "retinanet")), including)
     profiles = {}
     for name, profile in parent.profiles.items():
         fields = {key: _entry_from_yaml(path, key, value) for key, value in content["fields"].items()}
@@ -283,6 +309,9 @@ def _known(path: Path, values: Any, names: tuple[str, ...]) -> dict[str, Any]:
     unknown = [key for key in values if key not in names]
     if unknown:
         raise SpaceError(f"--space {path}: budget has {unknown}, it may have {', '.join(names)}")
+    for key, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SpaceError(f"--space {path}: budget.{key} must be a whole number from 1 on, got {value!r}")
     return dict(values)
 
 
@@ -299,7 +328,8 @@ def _entry_from_yaml(path: Path, name: str, value: Any) -> SpaceEntry:
                         low, high = map(float, arguments)
                         return Float(low, high, log=True)
                     case "integer":
-                        return Integer(*arguments)
+                        whole_low, whole_high = (int(number) for number in arguments)
+                        return Integer(whole_low, whole_high)
                     case "choice":
                         return Choice(*(as_tuple(option) for option in arguments))
                     case "fitted":

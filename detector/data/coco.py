@@ -126,6 +126,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: this annotation file does not exist") from None
     except IsADirectoryError:
         raise DataError(f"{path}: an annotation file must be a file; this is a folder") from None
+    except OSError as error:
+        raise DataError(f"{path}: must be a readable file ({error.strerror})") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: must be JSON; reading it said: {error}") from None
     if not isinstance(content, dict):

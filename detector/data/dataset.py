@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -111,6 +112,43 @@ class DataSource:
         return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"])
 
     @classmethod
+    def from_options(
+        cls,
+        folder: str | None,
+        train_annotations: str | None,
+        train_images: str | None,
+        val_annotations: str | None,
+        val_images: str | None,
+    ) -> DataSource | None:
+        """What --data or the four --train-/--val- options name; None where they name nothing.
+
+        Raises: DataError where both or some are given, or the folder is not one.
+        """
+        named = (train_annotations, train_images, val_annotations, val_images)
+        if folder and any(named):
+            raise DataError("give either --data or the four --train-/--val- options, not both")
+        if folder:
+            return cls.from_folder(folder)
+        if not any(named):
+            return None
+        if not (train_annotations and train_images and val_annotations and val_images):
+            raise DataError(
+                "--train-annotations, --train-images, --val-annotations and --val-images go together; some are missing"
+            )
+        train, val = (Path(train_annotations), Path(train_images)), (Path(val_annotations), Path(val_images))
+        return cls(train, val, None, train[0].stem)
+
+    def to_options(self) -> list[str]:
+        """The words that name this source to a command: --data where its folder says it all."""
+        folder = self.train[0].parent
+        with contextlib.suppress(DataError):
+            there = DataSource.from_folder(folder)
+            if (there.train, there.val) == (self.train, self.val):
+                return ["--data", str(folder)]
+        words = ["--train-annotations", "--train-images", "--val-annotations", "--val-images"]
+        return [part for pair in zip(words, [*self.train, *self.val], strict=True) for part in (pair[0], str(pair[1]))]
+
+    @classmethod
     def from_folder(cls, folder: str | Path) -> DataSource:
         """train.json, val.json, optional test.json and images/ of a folder.
 
@@ -169,7 +207,11 @@ def split_fingerprint(split: Split) -> str:
     for record, boxes, labels, crowd, areas in columns:
         digest.update(f"{record.id!r} {record.file_name} {record.width} {record.height}".encode())
         digest.update(boxes.tobytes() + labels.tobytes() + crowd.tobytes() + areas.tobytes())
-        digest.update(hashlib.blake2b(record.path.read_bytes(), digest_size=16).digest())
+        try:
+            content = record.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{record.path}: must be a readable file ({error.strerror})") from None
+        digest.update(hashlib.blake2b(content, digest_size=16).digest())
     return digest.hexdigest()
 
 

@@ -92,7 +92,7 @@ def make_plan(folder: Path) -> dict[str, Any]:
     return {
         "format": 1, "name": folder.name, "space": space.to_dict(), "profile": "cpu", "metric": "mAP", "seed": 0, "sampler": "tpe",
         "scheduler": "asha", "levels": LEVELS, "eta": 3, "grace": 1, "epochs": 9, "trials": 6, "max_hours": None, "official_eval": False,
-        "skip_bad": False,
+        "skip_bad": False, "space_option": "small", "shown_images": [],
         "source": {"name": "hand-made", "train": ["/no/train.json", "/no/images"], "val": ["/no/val.json", "/no/images"], "test": None},
         "dataset": {
             "name": "hand-made <b>&</b>", "fingerprint": "0123456789abcdef", "train_images": 32, "val_images": 16, "test_images": 0,

@@ -120,21 +120,17 @@ def test_written_again_after_a_resume_there_is_still_one_session_a_trial(written
     write_end_of_study(written, read_plan(written), state_of(written))
     best = read(written / "trials" / "best0002")
     assert metadata.SESSION_START_INFO_TAG in best.PluginTagToContent(metadata.PLUGIN_NAME)
-    assert len({point.value for point in best.Scalars("best/mAP")}) == 1
+    assert len(best.Scalars("best/mAP")) == 1
+    assert len(list((written / "trials" / "best0002").glob("*.end"))) == 1
 
 
 def test_pictures_show_the_best_epochs_detections(study: Path, tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    Image.new("RGB", (64, 48)).save(images / "a.png")
-    Image.new("RGB", (64, 48)).save(images / "empty.png")
-    truth = {
-        "images": [{"id": 7, "file_name": "empty.png"}, {"id": 9, "file_name": "a.png"}],
-        "annotations": [{"id": 1, "image_id": 9, "category_id": 1, "bbox": [4, 4, 10, 10]}],
-    }
-    (tmp_path / "val.json").write_text(json.dumps(truth))
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     plan = read_plan(study)
-    plan["source"]["val"] = [str(tmp_path / "val.json"), str(images)]
+    plan["shown_images"] = [
+        {"position": 0, "path": str(tmp_path / "gone.png"), "boxes": [[1.0, 1.0, 2.0, 2.0]]},
+        {"position": 1, "path": str(tmp_path / "a.png"), "boxes": [[4.0, 4.0, 14.0, 14.0]]},
+    ]
     folder = study / "trials" / "best0002"
     folder.mkdir(parents=True)
     row = {"image_id": 2, "category_id": 1, "bbox": [30.0, 20.0, 12.0, 9.0], "score": 0.8}
@@ -142,7 +138,7 @@ def test_pictures_show_the_best_epochs_detections(study: Path, tmp_path: Path) -
     write_end_of_study(study, plan, state_of(study))
     shown = read(folder).Images("detections/0")
     assert [(image.step, image.width, image.height) for image in shown] == [(6, 64, 48)]
-    assert read(folder).Tags()["images"] == ["detections/0"], "only images that have boxes"
+    assert read(folder).Tags()["images"] == ["detections/0"], "an image that has gone is left out"
     import io
 
     picture = Image.open(io.BytesIO(shown[0].encoded_image_string)).convert("RGB")

@@ -261,6 +261,16 @@ class TestFailures:
         assert engine.state.trials[leg.trial].score("mAP", 2) == 0.2
         assert events(engine).count("epoch") == 2
 
+    def test_a_full_disk_starts_nothing_and_ends_no_trial(self, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path, trials=4)
+        trial = next_leg(engine).trial
+        engine.on_leg_end(trial, "interrupted", reason="the disk is full", disk_full=True)
+        assert engine.next_leg() is None
+        assert engine.state.final_state(engine.state.trials[trial]) == "stopped"
+        engine.journal.close()
+        again = make_engine(tmp_path, trials=4)
+        assert next_leg(again).trial == trial, "with room, the same leg goes on"
+
 
 class TestTime:
     def test_nothing_starts_after_max_seconds(self, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from results.records import JournalError, read_journal
-from search.journal import Journal
+from search.journal import Journal, write_atomically
 
 PLAIN = st.recursive(
     st.none()
@@ -118,3 +119,24 @@ def test_a_file_of_one_half_written_line_is_an_empty_journal(tmp_path: Path) -> 
         journal = Journal(path)
     assert os.path.getsize(path) == 0
     journal.close()
+
+
+def test_a_full_disk_is_remembered_for_who_cannot_see_it_raised(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("one")
+    journal.close()
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        journal._file = full
+        with pytest.raises(OSError, match="No space left"):
+            journal.append("two")
+    assert journal.failure is not None
+    assert journal.failure.errno == errno.ENOSPC
+    assert [record["event"] for record in read_journal(tmp_path / "journal.jsonl")] == ["one"]
+
+
+def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "plan.json", b"old")
+    (tmp_path / "plan.json.unfinished").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "plan.json", b"new")
+    assert (tmp_path / "plan.json").read_bytes() == b"old"

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from detector.config import ConfigError
 from detector.data.dataset import DataError
-from results.records import JournalError
+from results.records import JOURNAL_NAME, JournalError
 from search.dataset import describe_dataset
+from search.journal import Journal
 from search.options import Options, StudyError
 from search.plan import Study, make_plan, resume_plan, write_plan
 from search.sampler import grid_size
@@ -115,9 +117,53 @@ class TestMakePlan:
         assert study.space.base.anchor_sizes not in (low, middle, high)
         assert study.plan["trials"] == combinations + 1, "trial 1 is the base, which is none of the grid's"
 
-    def test_a_grid_without_end_is_refused_before_anything_starts(self, tmp_path: Path, data: Path) -> None:
+    @pytest.mark.parametrize("trials", [None, 20])
+    def test_a_grid_without_end_is_refused_before_anything_starts(
+        self, tmp_path: Path, data: Path, trials: int | None
+    ) -> None:
         with pytest.raises((StudyError, SpaceError), match="combinations"):
-            planned(tmp_path, data, space="retinanet", sampler="grid")
+            planned(tmp_path, data, space="retinanet", sampler="grid", trials=trials)
+
+    def test_a_class_that_the_validation_split_lacks_cannot_be_the_metric(self, tmp_path: Path, data: Path) -> None:
+        for split in ("train", "val"):
+            content = json.loads((data / f"{split}.json").read_text())
+            content["categories"].append({"id": 2, "name": "tram"})
+            (data / f"{split}.json").write_text(json.dumps(content))
+        with pytest.raises(StudyError, match="class:tram: the validation split has no box of that class"):
+            planned(tmp_path, data, metric="class:tram")
+
+    def test_a_roll_of_images_that_are_no_full_turn_is_refused(self, tmp_path: Path, data: Path) -> None:
+        with pytest.raises(ConfigError, match="roll_probability=0.5 needs images that are a full turn"):
+            planned(tmp_path, data, set_fields=["roll_probability=0.5"])
+
+    @pytest.mark.parametrize("field", ["trunk_weights", "detector_weights"])
+    def test_weights_that_cannot_be_had_are_refused_before_anything_starts(
+        self, tmp_path: Path, data: Path, field: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=rf"{field}='.*no\.pt' must be a file"):
+            planned(tmp_path, data, set_fields=[f"{field}=no.pt"])
+
+    def test_a_weights_file_goes_into_the_plan_by_its_absolute_path(
+        self, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+
+        from detector.model.backbones import ResNetTrunk
+
+        base = planned(tmp_path, data).space.base
+        torch.save(ResNetTrunk(base).state_dict(), tmp_path / "w.pt")
+        monkeypatch.chdir(tmp_path)
+        plan = planned(tmp_path, data, set_fields=["trunk_weights=w.pt"]).plan
+        assert plan["space"]["base"]["trunk_weights"] == str(tmp_path / "w.pt")
+
+    def test_a_runs_dir_that_is_a_file_is_refused(self, tmp_path: Path, data: Path) -> None:
+        with pytest.raises(StudyError, match="--runs-dir .*train.json: must be a folder"):
+            planned(tmp_path, data, runs_dir=str(data / "train.json"))
+
+    def test_images_to_show_are_the_first_with_boxes(self, tmp_path: Path, data: Path) -> None:
+        shown = planned(tmp_path, data).plan["shown_images"]
+        assert [(row["position"], Path(row["path"]).name) for row in shown] == [(0, "val1.png"), (1, "val2.png")]
+        assert shown[0]["boxes"] == [[10.0, 10.0, 32.0, 26.0]]  # 22 x 16 at (10, 10)
 
     @pytest.mark.parametrize(
         ("options", "said"),
@@ -149,7 +195,7 @@ class TestMakePlan:
     def test_options_that_cannot_be_are_refused_with_the_value(
         self, tmp_path: Path, data: Path, options: dict[str, Any], said: str
     ) -> None:
-        with pytest.raises(StudyError, match=said):
+        with pytest.raises((StudyError, DataError), match=said):
             planned(tmp_path, data, **options)
 
     def test_a_missing_data_folder_is_said(self, tmp_path: Path) -> None:
@@ -237,9 +283,27 @@ class TestResume:
         with pytest.raises(StudyError, match="there is no study of space smoke"):
             self.resumed(name=None, runs_dir=str(tmp_path / "empty"))
 
+    def test_what_an_earlier_session_extended_stays_extended(self) -> None:
+        journal = Journal(self.runs / "s" / JOURNAL_NAME)
+        journal.append("session_started", trials=40, max_hours=2.5)
+        journal.close()
+        plan = self.resumed().plan
+        assert (plan["trials"], plan["max_hours"]) == (40, 2.5)
+        assert self.resumed(trials=50).plan["trials"] == 50
+
+    def test_wrong_options_are_refused_as_for_a_new_study(self) -> None:
+        with pytest.raises(StudyError, match="--trials must be positive, got -5"):
+            self.resumed(trials=-5)
+
+    def test_a_torn_plan_beside_is_passed_over(self) -> None:
+        (self.runs / "torn").mkdir()
+        (self.runs / "torn" / "study.json").write_text("{")
+        assert self.resumed(name=None).folder.name == "s"
+
     def test_without_a_name_the_newest_of_the_space_goes_on(self, tmp_path: Path) -> None:
         import os
 
+        os.utime(self.runs / "s" / "study.json", (0, 0))
         for number, name in enumerate(("smoke-1", "smoke-2", "smoke-3")):
             study = planned(tmp_path, self.data, name=name)
             write_plan(study)

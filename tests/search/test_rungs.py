@@ -275,6 +275,13 @@ class TestEveryScheduler:
             make_scheduler(name, 1, 9, 1)
 
 
+def test_who_was_due_to_go_on_is_not_told_that_others_did() -> None:
+    scheduler = make_scheduler("asha", 1, 9, 3)
+    rungs = [Rung({"a": 0.3, "b": 0.2, "c": 0.1}), Rung(), Rung()]
+    assert scheduler.explain(rungs, "a", 0) == "1st of 3 at 1 epochs: due to go on when the study ended"
+    assert scheduler.explain(rungs, "b", 0) == "2nd of 3 at 1 epochs, where the top 1 went on"
+
+
 def test_none_has_one_rung_and_promotes_nobody() -> None:
     scheduler = make_scheduler("none", 1, 9, 3)
     assert isinstance(scheduler, NoPruning)

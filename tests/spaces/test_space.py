@@ -182,6 +182,38 @@ class TestCheckSpace:
             check_space(self.with_profile({}, {"lr": When("optimizer", {"sgd": Float(0.1, 1.0)})}))
 
 
+class TestWrongSpaceFiles:
+    def refused(self, tmp_path: Path, text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        with pytest.raises(SpaceError) as caught:
+            load_space(str(path))
+        return str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("entry", "said"),
+        [
+            ("box_loss: {choice: [smooth_l1, diou]}", "box_loss must be one of smooth_l1, giou, got 'diou'"),
+            ("trunk: {float: [1, 2]}", "trunk must be str"),
+            ("lr: {log: [0.1, 500]}", r"lr must lie in [1e-09, 100], got 500.0"),
+            ("head_depth: {integer: [a, b]}", "fields.head_depth"),
+        ],
+    )
+    def test_what_a_field_cannot_be_is_refused_with_its_place(self, tmp_path: Path, entry: str, said: str) -> None:
+        message = self.refused(tmp_path, f"include: smoke\nfields:\n  {entry}\n")
+        assert said in message
+        assert "mine" in message
+
+    @pytest.mark.parametrize("value", ["many", "0", "1.5", "true"])
+    def test_a_budget_counts_in_whole_numbers(self, tmp_path: Path, value: str) -> None:
+        message = self.refused(tmp_path, f"include: smoke\nbudget: {{trials: {value}}}\nfields: {{}}\n")
+        assert "budget.trials must be a whole number from 1 on" in message
+
+    def test_a_file_that_includes_itself_is_refused(self, tmp_path: Path) -> None:
+        message = self.refused(tmp_path, f"include: {tmp_path / 'mine.yaml'}\nfields: {{}}\n")
+        assert "must not include itself" in message
+
+
 class TestLoadByName:
     def test_an_unknown_space_names_all_and_the_nearest(self) -> None:
         with pytest.raises(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from detector.data.coco import load_dataset
-from detector.data.dataset import DataSource, coco_ground_truth, split_fingerprint
+from detector.data.dataset import DataError, DataSource, coco_ground_truth, split_fingerprint
 from tests.detector.data.conftest import CocoFolder
 
 
@@ -29,6 +31,24 @@ def test_a_source_goes_through_plain_values_and_back(folder: CocoFolder) -> None
     again = DataSource.from_dict(plain)
     assert load_dataset(again).train.num_boxes == 3
     assert again.to_dict() == plain
+
+
+def test_options_name_a_source_and_a_source_its_options(folder: CocoFolder, tmp_path: Path) -> None:
+    source = folder.write()
+    words = source.to_options()
+    assert words == ["--data", str(folder.root)]
+    moved = folder.root / "train.json"
+    moved = moved.rename(folder.root / "instances.json")
+    four = (str(moved), str(folder.images), str(folder.root / "val.json"), str(folder.images))
+    named = DataSource.from_options(None, *four)
+    assert named is not None
+    assert named.to_options()[::2] == ["--train-annotations", "--train-images", "--val-annotations", "--val-images"]
+    assert tuple(named.to_options()[1::2]) == four
+    assert DataSource.from_options(None, None, None, None, None) is None
+    with pytest.raises(DataError, match="not both"):
+        DataSource.from_options(str(folder.root), *four)
+    with pytest.raises(DataError, match="some are missing"):
+        DataSource.from_options(None, four[0], None, None, None)
 
 
 def test_the_fingerprint_is_the_same_for_the_same_content_elsewhere(folder: CocoFolder, tmp_path: Path) -> None:
