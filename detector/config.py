@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, get_type_hints
@@ -31,18 +31,24 @@ class DetectorConfig:
     normalization: str = "dataset"  # dataset: channel mean/std of the training images; imagenet: torchvision's
 
     # Trunk
-    trunk: str = "resnet18"  # resnet18 / 34 / 50 / 101, torchvision's blocks
+    trunk: str = (
+        "resnet18"  # resnet18 / 34 / 50 / 101, torchvision's blocks; report_ssd: plain convolutions, levels 2..7
+    )
     trunk_width: float = 0.25  # channel multiplier; 1.0 is torchvision's own network
     trunk_weights: str = ""  # "" random, "imagenet", or a state_dict file
     detector_weights: str = ""  # a whole detector's checkpoint to start from
+    trunk_extra_channels: tuple[int, ...] = ()  # residual blocks of stride 2 beyond a ResNet's level 5: levels 6, 7, ..
     frozen_stages: int = 0  # 0 none, 1 stem, 2 stem + layer1, .. 5 all
     norm: str = "batch"  # batch / group / frozen (batch norm with fixed statistics)
     group_norm_channels: int = 8  # channels per group wherever a group norm is used
 
     # Neck
+    neck: str = "fpn"  # fpn / bifpn / none (heads on the trunk's own maps, as SSD)
     neck_levels: tuple[int, ...] = (2, 3, 4, 5)  # trunk levels; level l has stride 2^l
     neck_channels: int = 64
-    neck_top_down: bool = True  # False: lateral convolutions only, as a plain SSD would see the trunk
+    neck_top_down: bool = True  # FPN; False: lateral convolutions only
+    neck_repeats: int = 2  # BiFPN: how many times it is run through
+    neck_separable: bool = True  # BiFPN: depthwise-separable convolutions, as EfficientDet
     neck_norm: str = "none"  # none / batch / group
     extra_levels: int = 1  # stride-2 convolutions beyond the last neck level
     extra_levels_from: str = "neck"  # trunk: from the last trunk level (RetinaNet paper); neck: from its neck output
@@ -54,22 +60,34 @@ class DetectorConfig:
     head_norm: str = "none"  # none / batch (per level, shared convolutions) / group
 
     # Anchors
+    anchor_kind: str = "retinanet"  # retinanet: sizes x scales x ratios on every level; ssd: priors by level
     anchor_sizes: Any = 16.0  # float: side at the finest level, doubling per level; tuple: per level (float or tuple)
     anchor_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    prior_sizes: Any = ()  # SSD: the square of each level, and one beyond; a side or (height, width)
+    prior_ratios: Any = ()  # SSD: ratios of each level; r stands for r and 1/r
     anchor_offset: float = 0.5  # centre of a cell's anchors in strides; torchvision's is 0
     anchor_rounding: bool = False  # round corners to whole pixels, as torchvision does
 
+    box_variances: tuple[float, ...] = (1.0, 1.0)  # regression targets are divided by these: centre, log side
+
     # Matching
+    matcher: str = "threshold"  # threshold (two IoUs) / ssd (one IoU, every box gets its best anchor) / atss
     match_iou_high: float = 0.5  # at least this: positive
     match_iou_low: float = 0.4  # below this: background; between: ignored
     match_force_best: bool = True  # the best anchors of every box are positive whatever their IoU
 
+    atss_candidates: int = 9  # ATSS: nearest cells considered on each level
+
     # Loss
+    class_scores: str = "sigmoid"  # sigmoid: one score a class; softmax: classes and background
+    class_loss: str = "focal"  # focal / hard_negatives (softmax cross-entropy, the worst negatives only)
+    negatives_per_positive: float = 3.0  # hard_negatives
+    bias_init: str = "prior"  # prior: every anchor starts at prior_probability; zero
     focal_gamma: float = 2.0
-    focal_alpha: float = 0.25
-    prior_probability: float = 0.01  # initial score of every class
-    box_loss: str = "smooth_l1"  # smooth_l1 / giou
+    focal_alpha: float = 0.25  # weight of objects; background has 1 - alpha
+    prior_probability: float = 0.01  # initial score of every class (softmax: of all classes together)
+    box_loss: str = "smooth_l1"  # smooth_l1 / giou / ciou
     smooth_l1_beta: float = 0.0  # 0 is L1
     box_loss_weight: float = 1.0
     loss_normalization: str = "batch"  # divide by the positives of each image or of the batch
@@ -133,6 +151,11 @@ class DetectorConfig:
         """All fields as JSON-ready values (tuples become lists)."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
+    @property
+    def num_levels(self) -> int:
+        """Pyramid levels that the heads see."""
+        return len(self.neck_levels) + (self.extra_levels if self.neck != "none" else 0)
+
     def active_dict(self) -> dict[str, Any]:
         """The fields that this config's parts consume, as JSON-ready values: what a trial journals."""
         active = active_fields(self)
@@ -144,17 +167,24 @@ class DetectorConfig:
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
+NESTED = ("anchor_sizes", "prior_sizes", "prior_ratios")  # may hold a tuple per level
 FIELD_NAMES: tuple[str, ...] = tuple(field.name for field in fields(DetectorConfig))
 FIELD_TYPES: dict[str, Any] = get_type_hints(DetectorConfig)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "normalization": ("dataset", "imagenet"),
-    "trunk": ("resnet18", "resnet34", "resnet50", "resnet101"),
+    "trunk": ("resnet18", "resnet34", "resnet50", "resnet101", "report_ssd"),
+    "neck": ("fpn", "bifpn", "none"),
+    "anchor_kind": ("retinanet", "ssd"),
+    "matcher": ("threshold", "ssd", "atss"),
+    "class_scores": ("sigmoid", "softmax"),
+    "class_loss": ("focal", "hard_negatives"),
+    "bias_init": ("prior", "zero"),
     "norm": ("batch", "group", "frozen"),
     "neck_norm": ("none", "batch", "group"),
     "extra_levels_from": ("trunk", "neck"),
     "head_norm": ("none", "batch", "group"),
-    "box_loss": ("smooth_l1", "giou"),
+    "box_loss": ("smooth_l1", "giou", "ciou"),
     "loss_normalization": ("image", "batch"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "multistep", "constant"),
@@ -167,6 +197,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "frozen_stages": (0, 5),
     "group_norm_channels": (1, 256),
     "neck_channels": (8, 1024),
+    "neck_repeats": (1, 8),
+    "atss_candidates": (1, 100),
+    "negatives_per_positive": (0.0, 1000.0),
     "extra_levels": (0, 4),
     "head_depth": (0, 4),
     "head_channels": (8, 1024),
@@ -206,8 +239,38 @@ BOUNDS: dict[str, tuple[float, float]] = {
 # A field that stands here is consumed only where its predicate holds; every other field always is.
 ACTIVE_WHEN: dict[str, Callable[[DetectorConfig], bool]] = {
     "trunk_weights": lambda c: not c.detector_weights,
-    "group_norm_channels": lambda c: "group" in (c.norm, c.neck_norm) or (c.head_depth > 0 and c.head_norm == "group"),
-    "extra_levels_from": lambda c: c.extra_levels > 0,
+    "trunk_extra_channels": lambda c: _is_resnet(c),
+    "frozen_stages": lambda c: _is_resnet(c),
+    "norm": lambda c: _is_resnet(c),
+    "neck_channels": lambda c: c.neck != "none",
+    "neck_norm": lambda c: c.neck != "none",
+    "extra_levels": lambda c: c.neck != "none",
+    "neck_top_down": lambda c: c.neck == "fpn",
+    "neck_repeats": lambda c: c.neck == "bifpn",
+    "neck_separable": lambda c: c.neck == "bifpn",
+    "anchor_sizes": lambda c: c.anchor_kind == "retinanet",
+    "anchor_scales": lambda c: c.anchor_kind == "retinanet",
+    "anchor_ratios": lambda c: c.anchor_kind == "retinanet",
+    "anchor_rounding": lambda c: c.anchor_kind == "retinanet",
+    "prior_sizes": lambda c: c.anchor_kind == "ssd",
+    "prior_ratios": lambda c: c.anchor_kind == "ssd",
+    "match_iou_high": lambda c: c.matcher != "atss",
+    "match_iou_low": lambda c: c.matcher == "threshold",
+    "match_force_best": lambda c: c.matcher == "threshold",
+    "atss_candidates": lambda c: c.matcher == "atss",
+    "focal_gamma": lambda c: c.class_loss == "focal",
+    "focal_alpha": lambda c: c.class_loss == "focal",
+    "negatives_per_positive": lambda c: c.class_loss == "hard_negatives",
+    "prior_probability": lambda c: c.bias_init == "prior",
+    "group_norm_channels": lambda c: (
+        "group"
+        in (
+            c.norm if _is_resnet(c) else "",
+            c.neck_norm if c.neck != "none" else "",
+            c.head_norm if c.head_depth > 0 else "",
+        )
+    ),
+    "extra_levels_from": lambda c: c.neck != "none" and c.extra_levels > 0,
     "head_channels": lambda c: c.head_depth > 0,
     "head_norm": lambda c: c.head_depth > 0,
     "smooth_l1_beta": lambda c: c.box_loss == "smooth_l1",
@@ -218,6 +281,10 @@ ACTIVE_WHEN: dict[str, Callable[[DetectorConfig], bool]] = {
     "final_decay_epochs": lambda c: c.schedule == "constant",
     "crop_min_iou": lambda c: c.crop_probability > 0,
 }
+
+
+def _is_resnet(config: DetectorConfig) -> bool:
+    return config.trunk != "report_ssd"
 
 
 def active_fields(config: DetectorConfig) -> frozenset[str]:
@@ -283,7 +350,7 @@ def coerce(name: str, value: Any) -> Any:
         if isinstance(value, str):
             return value
     elif isinstance(value, (list, tuple)):
-        whole = name in ("image_size_px", "neck_levels")
+        whole = name in ("image_size_px", "neck_levels", "trunk_extra_channels")
         return tuple(_number(name, item, whole) for item in value)
     elif kind is Any and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
@@ -310,7 +377,7 @@ def _as_number(text: str) -> Any:
 
 
 def _number(name: str, item: Any, whole: bool) -> Any:
-    if isinstance(item, (list, tuple)) and name == "anchor_sizes":
+    if isinstance(item, (list, tuple)) and name in NESTED:
         return tuple(_number(name, inner, whole) for inner in item)
     if isinstance(item, bool) or not isinstance(item, (int, float)):
         raise ConfigError(f"DetectorConfig.{name} must hold numbers, got {item!r}")
@@ -340,17 +407,19 @@ def validate(config: DetectorConfig) -> None:
 def _cross_rules(c: DetectorConfig) -> list[tuple[str, bool, tuple[str, ...]]]:
     """(rule, whether it holds, the fields it is about) for everything that no single bound says."""
     levels = c.neck_levels
-    num_levels = len(levels) + c.extra_levels
+    num_levels = c.num_levels
+    top = 7 if c.trunk == "report_ssd" else 5 + len(c.trunk_extra_channels)
+    step = 2 ** levels[-1] if c.trunk == "report_ssd" and levels else 32
     return [
         (
-            "image_size_px must be two multiples of 32 (height, width), at least 64",
-            len(c.image_size_px) == 2 and all(side >= 64 and side % 32 == 0 for side in c.image_size_px),
-            ("image_size_px",),
+            f"image_size_px must be two multiples of {step} (height, width), at least 64{_nearest_canvas(c, step)}",
+            len(c.image_size_px) == 2 and all(side >= 64 and side % step == 0 for side in c.image_size_px),
+            ("image_size_px", "trunk"),
         ),
         (
-            "neck_levels must be consecutive trunk levels out of 2, 3, 4, 5",
-            bool(levels) and levels == tuple(range(levels[0], levels[-1] + 1)) and levels[0] >= 2 and levels[-1] <= 5,
-            ("neck_levels",),
+            f"neck_levels must be consecutive levels out of {', '.join(map(str, range(2, top + 1)))}, which {c.trunk} has",
+            bool(levels) and levels == tuple(range(levels[0], levels[-1] + 1)) and levels[0] >= 2 and levels[-1] <= top,
+            ("neck_levels", "trunk", "trunk_extra_channels"),
         ),
         ("anchor_scales must be positive and increase", _increasing(c.anchor_scales), ("anchor_scales",)),
         ("anchor_ratios must be positive", _positive(c.anchor_ratios), ("anchor_ratios",)),
@@ -360,13 +429,46 @@ def _cross_rules(c: DetectorConfig) -> list[tuple[str, bool, tuple[str, ...]]]:
             ("anchor_sizes", "neck_levels", "extra_levels"),
         ),
         (
+            f"prior_sizes must hold one positive side, or (height, width), per level and one beyond ({num_levels} + 1)",
+            c.anchor_kind != "ssd" or _priors_fit(c.prior_sizes, num_levels + 1, (1, 2)),
+            ("prior_sizes", "neck_levels", "extra_levels"),
+        ),
+        (
+            f"prior_ratios must hold a tuple of positive ratios per level ({num_levels})",
+            c.anchor_kind != "ssd" or _priors_fit(c.prior_ratios, num_levels, range(1, 10)),
+            ("prior_ratios", "neck_levels", "extra_levels"),
+        ),
+        (
+            "head_shared needs maps of the same channels and as many anchors on every level: a neck, and priors alike",
+            not c.head_shared
+            or (c.neck != "none" and (c.anchor_kind != "ssd" or len({len(row) for row in c.prior_ratios}) == 1)),
+            ("head_shared", "neck", "prior_ratios"),
+        ),
+        (
+            "box_variances must be two positive numbers (centre, log side)",
+            len(c.box_variances) == 2 and _positive(c.box_variances),
+            ("box_variances",),
+        ),
+        (
+            "class_loss hard_negatives needs class_scores softmax",
+            c.class_loss != "hard_negatives" or c.class_scores == "softmax",
+            ("class_loss", "class_scores"),
+        ),
+        (
+            "trunk_extra_channels must be at least 16 each, one for each of neck_levels beyond a ResNet's 5",
+            not _is_resnet(c)
+            or not c.trunk_extra_channels
+            or (min(c.trunk_extra_channels) >= 16 and levels[-1:] == (5 + len(c.trunk_extra_channels),)),
+            ("trunk_extra_channels", "neck_levels", "trunk"),
+        ),
+        (
             "match_iou_low must not exceed match_iou_high",
             c.match_iou_low <= c.match_iou_high,
             ("match_iou_low", "match_iou_high"),
         ),
         (
             'trunk_weights "imagenet" need torchvision\'s own network: trunk_width 1.0 and norm batch or frozen',
-            c.trunk_weights != "imagenet" or (c.trunk_width == 1.0 and c.norm in ("batch", "frozen")),
+            c.trunk_weights != "imagenet" or (_is_resnet(c) and c.trunk_width == 1.0 and c.norm in ("batch", "frozen")),
             ("trunk_weights", "trunk_width", "norm"),
         ),
         (
@@ -380,6 +482,21 @@ def _cross_rules(c: DetectorConfig) -> list[tuple[str, bool, tuple[str, ...]]]:
             ("final_decay_epochs", "schedule_epochs"),
         ),
     ]
+
+
+def _nearest_canvas(c: DetectorConfig, step: int) -> str:
+    """The nearest canvas that a rule about multiples allows, in words; "" where none is needed."""
+    if len(c.image_size_px) != 2 or all(side >= 64 and side % step == 0 for side in c.image_size_px):
+        return ""
+    near = tuple(max(step, 64, (2 * side + step) // (2 * step) * step) for side in c.image_size_px)
+    return f"; the nearest is {near[0]} x {near[1]}"
+
+
+def _priors_fit(rows: Any, count: int, widths: Iterable[int]) -> bool:
+    if not isinstance(rows, tuple) or len(rows) != count:
+        return False
+    entries = [row if isinstance(row, tuple) else (row,) for row in rows]
+    return all(len(row) in widths and _positive(row) for row in entries)
 
 
 def _positive(values: tuple[float, ...]) -> bool:

@@ -138,7 +138,8 @@ def resolve(space: Space, profile: str, facts: DatasetFacts, fixed: Mapping[str,
     base_values.setdefault("schedule_epochs", chosen.budget.epochs)
     canvas = tuple(_base_or_default(base_values, "image_size_px"))
     neck_levels = _base_or_default(base_values, "neck_levels")
-    levels = len(neck_levels) + _base_or_default(base_values, "extra_levels")
+    has_neck = _base_or_default(base_values, "neck") != "none"
+    levels = len(neck_levels) + (_base_or_default(base_values, "extra_levels") if has_neck else 0)
     scales = tuple(_base_or_default(base_values, "anchor_scales"))
     fitted: dict[str, Any] = {
         "anchor_sizes": fit_anchor_size(facts, (canvas[0], canvas[1]), 2 ** neck_levels[0], levels, scales),

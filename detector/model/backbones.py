@@ -1,4 +1,4 @@
-"""ResNet trunks made of torchvision's blocks, at any width.
+"""Trunks: ResNets made of torchvision's blocks, at any width, and the plain convolutions of the report's SSD.
 
 Differs from torchvision.models.resnet.ResNet: every stage's channels scale with `trunk_width` (torchvision's
 `width_per_group` scales only the inside of bottlenecks), stages that the neck does not read are not built, and
@@ -38,6 +38,58 @@ def scaled_channels(channels: int, width: float) -> int:
     return max(16, int(channels * width / 8 + 0.5) * 8)
 
 
+# The report's table 1: (channels, stride) of the convolutions of each level 2..7, each with a ReLU; a 2x2 max pooling
+# follows the first. The last convolution has a 2x2 kernel without padding, all others 3x3 with it.
+REPORT_SSD = (
+    ((32, 1), (64, 1), (64, 1), (128, 2)),
+    ((128, 1), (256, 2)),
+    ((256, 1), (128, 2)),
+    ((128, 1), (128, 2)),
+    ((128, 1), (64, 2)),
+    ((128, 1), (64, 2)),
+)
+
+
+def make_trunk(config: DetectorConfig) -> ResNetTrunk | ReportTrunk:
+    """The trunk of a config: maps of `neck_levels`, and their channels as `out_channels`."""
+    return ReportTrunk(config) if config.trunk == "report_ssd" else ResNetTrunk(config)
+
+
+class ReportTrunk(nn.Module):
+    """Images (B, 3, H, W) -> maps of the chosen levels of the report's baseline; level l is (B, C_l, H/2^l, W/2^l)."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.levels = config.neck_levels
+        self.out_channels: list[int] = []
+        channels = 3
+        for level, convs in zip(range(2, self.levels[-1] + 1), REPORT_SSD, strict=False):
+            layers: list[nn.Module] = []
+            for position, (planes, stride) in enumerate(convs):
+                width = scaled_channels(planes, config.trunk_width)
+                last = level == 7 and stride == 2
+                layers += [
+                    nn.Conv2d(channels, width, 2 if last else 3, stride, padding=0 if last else 1),
+                    nn.ReLU(inplace=True),
+                ]
+                if level == 2 and position == 0:
+                    layers.append(nn.MaxPool2d(2, 2))
+                channels = width
+            self.add_module(f"level{level}", nn.Sequential(*layers))
+            if level in self.levels:
+                self.out_channels.append(channels)
+        _init_like_torchvision(self)
+        _load_trunk_weights(self, config)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, outputs = images, []
+        for level in range(2, self.levels[-1] + 1):
+            x = getattr(self, f"level{level}")(x)
+            if level in self.levels:
+                outputs.append(x)
+        return outputs
+
+
 class ResNetTrunk(nn.Module):
     """Images (B, 3, H, W) -> feature maps of the chosen levels, finest first; level l is (B, C_l, H/2^l, W/2^l)."""
 
@@ -57,6 +109,7 @@ class ResNetTrunk(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         in_channels, self.out_channels = width, []
+        extra = [scaled_channels(channels, config.trunk_width) for channels in config.trunk_extra_channels]
         for stage, depth in enumerate(depths[: self.levels[-1] - 1]):
             planes = width * 2**stage
             layer = _stage(block, in_channels, planes, depth, stride=1 if stage == 0 else 2, norm=norm)
@@ -64,6 +117,10 @@ class ResNetTrunk(nn.Module):
             self.add_module(f"layer{stage + 1}", layer)
             if stage + 2 in self.levels:
                 self.out_channels.append(in_channels)
+        for level, planes in zip(range(6, self.levels[-1] + 1), extra, strict=False):
+            self.add_module(f"layer{level - 1}", _stage(BasicBlock, in_channels, planes, 1, stride=2, norm=norm))
+            in_channels = planes
+            self.out_channels.append(in_channels)
         _init_like_torchvision(self)
         _load_trunk_weights(self, config)
         for part in self._frozen_parts():
@@ -114,7 +171,8 @@ def _load_trunk_weights(trunk: nn.Module, config: DetectorConfig) -> None:
         return
     name, source = config.trunk, config.trunk_weights
     state = _imagenet_state(name) if source == "imagenet" else read_state_dict(source, "trunk_weights")
-    wanted = trunk.state_dict()
+    # torchvision has no weights for what the report put behind its ResNet: those blocks start fresh.
+    wanted = {k: v for k, v in trunk.state_dict().items() if not k.startswith(("layer5.", "layer6."))}
     missing = [key for key in wanted if key not in state and "num_batches_tracked" not in key]
     wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
     if missing or wrong:
@@ -122,7 +180,7 @@ def _load_trunk_weights(trunk: nn.Module, config: DetectorConfig) -> None:
             f"trunk_weights={source!r} must hold the weights of {name} at trunk_width {config.trunk_width:g}; "
             f"{len(missing)} tensors are missing {missing[:3]}, {len(wrong)} have another shape {wrong[:3]}"
         )
-    trunk.load_state_dict({key: state.get(key, wanted[key]) for key in wanted})
+    trunk.load_state_dict({key: state.get(key, wanted[key]) for key in wanted}, strict=False)
 
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:

@@ -7,8 +7,30 @@ import math
 import torch
 from torch import Tensor
 
+from detector.config import DetectorConfig
+
 # A regression beyond this would blow a box up by more than 1000/16 (the value of Detectron and torchvision).
 MAX_LOG_SCALE = math.log(1000 / 16)
+
+
+class BoxCoder:
+    """Regression targets of boxes against anchors; `variances` (centre, log side) divide them (Liu et al. 2016)."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        centre, side = config.box_variances
+        self.variances = (centre, centre, side, side)
+        self.plain = centre == side == 1.0
+
+    def encode(self, boxes_xyxy: Tensor, anchors_xyxy: Tensor) -> Tensor:
+        """Boxes (..., 4) as targets (..., 4) at anchors (..., 4)."""
+        target = encode_boxes(boxes_xyxy, anchors_xyxy)
+        return target if self.plain else target / target.new_tensor(self.variances)
+
+    def decode(self, box_regression: Tensor, anchors_xyxy: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        if not self.plain:
+            box_regression = box_regression * box_regression.new_tensor(self.variances)
+        return decode_boxes(box_regression, anchors_xyxy)
 
 
 def encode_boxes(boxes_xyxy: Tensor, anchors_xyxy: Tensor) -> Tensor:
@@ -57,3 +79,23 @@ def elementwise_giou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     hull = torch.maximum(boxes_a[..., 2:], boxes_b[..., 2:]) - torch.minimum(boxes_a[..., :2], boxes_b[..., :2])
     hull_area = hull.prod(dim=-1)
     return intersection / (union + eps) - (hull_area - union) / (hull_area + eps)
+
+
+def elementwise_ciou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
+    """Complete IoU (Zheng et al. 2020) of boxes xyxy (..., 4), pair by pair: IoU less centre distance and aspect terms."""
+    eps = 1e-7  # as torchvision.ops.complete_box_iou_loss
+    low = torch.maximum(boxes_a[..., :2], boxes_b[..., :2])
+    sides = torch.minimum(boxes_a[..., 2:], boxes_b[..., 2:]) - low
+    intersection = sides.clamp(min=0).prod(dim=-1)
+    union = box_areas(boxes_a) + box_areas(boxes_b) - intersection
+    iou = intersection / (union + eps)
+    hull = torch.maximum(boxes_a[..., 2:], boxes_b[..., 2:]) - torch.minimum(boxes_a[..., :2], boxes_b[..., :2])
+    diagonal = hull.square().sum(dim=-1) + eps
+    apart = (boxes_a[..., :2] + boxes_a[..., 2:] - boxes_b[..., :2] - boxes_b[..., 2:]) / 2
+    a, b = boxes_a[..., 2:] - boxes_a[..., :2], boxes_b[..., 2:] - boxes_b[..., :2]
+    # The second box is the truth; a padding row is empty and must stay finite.
+    turn = torch.atan(b[..., 0] / b[..., 1].clamp(min=eps)) - torch.atan(a[..., 0] / a[..., 1].clamp(min=eps))
+    aspect = 4 / math.pi**2 * turn.square()
+    with torch.no_grad():
+        weight = aspect / (1 - iou + aspect + eps)
+    return iou - apart.square().sum(dim=-1) / diagonal - weight * aspect

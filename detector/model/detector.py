@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import ConfigError, DetectorConfig
-from detector.model.anchors import level_shapes, make_anchors_xyxy, num_anchors_per_cell
-from detector.model.backbones import ResNetTrunk, read_state_dict
+from detector.model.anchors import make_anchors_xyxy, num_anchors_per_cell, num_anchors_per_level
+from detector.model.backbones import make_trunk, read_state_dict
 from detector.model.heads import DenseHead
 from detector.model.losses import DetectionLoss
-from detector.model.matching import ThresholdMatcher
-from detector.model.necks import FPN
+from detector.model.matching import make_matcher
+from detector.model.necks import make_neck
 from detector.model.postprocess import Detections, Postprocess
 
 
@@ -40,11 +40,11 @@ class Detector(nn.Module):
 
     def __init__(self, config: DetectorConfig, num_classes: int) -> None:
         super().__init__()
-        self.trunk = ResNetTrunk(config)
-        self.neck = FPN(self.trunk.out_channels, config)
-        self.head = DenseHead(config, num_anchors_per_cell(config), num_classes, len(level_shapes(config)))
+        self.trunk = make_trunk(config)
+        self.neck = make_neck(self.trunk.out_channels, config)
+        self.head = DenseHead(config, self.neck.out_channels, num_anchors_per_cell(config), num_classes)
         self.register_buffer("anchors_xyxy", make_anchors_xyxy(config), persistent=False)
-        self.matcher = ThresholdMatcher(config)
+        self.matcher = make_matcher(config, num_anchors_per_level(config))
         self.loss = DetectionLoss(config)
         self.postprocess = Postprocess(config)
         if config.detector_weights:

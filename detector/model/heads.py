@@ -56,29 +56,57 @@ class Tower(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Pyramid maps -> (class logits (B, sum HWA, K), box regression (B, sum HWA, 4)), both fp32."""
+    """Pyramid maps -> (class logits (B, sum HWA, C), box regression (B, sum HWA, 4)), both fp32.
 
-    def __init__(self, config: DetectorConfig, num_anchors_per_cell: int, num_classes: int, num_levels: int) -> None:
+    C is K for sigmoid scores, K + 1 for softmax: the last is background.
+    """
+
+    def __init__(
+        self, config: DetectorConfig, in_channels: list[int], num_anchors_per_cell: list[int], num_classes: int
+    ) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        copies, levels_each = (1, num_levels) if config.head_shared else (num_levels, 1)
+        softmax = config.class_scores == "softmax"
+        self.num_scores = num_classes + 1 if softmax else num_classes
+        # Shared: one tower, which knows of every level; else a tower a level.
+        self.shared = config.head_shared
+        levels = 1 if self.shared else len(in_channels)
+        each = len(in_channels) if self.shared else 1
 
-        def towers(out_channels: int) -> nn.ModuleList:
-            return nn.ModuleList(Tower(config.neck_channels, out_channels, levels_each, config) for _ in range(copies))
+        def towers(outputs: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                Tower(in_channels[n], num_anchors_per_cell[n] * outputs, each, config) for n in range(levels)
+            )
 
-        self.classification = towers(num_anchors_per_cell * num_classes)
-        self.regression = towers(num_anchors_per_cell * 4)
-        p = config.prior_probability
+        self.classification = towers(self.num_scores)
+        self.regression = towers(4)
+        start = initial_bias(config.prior_probability, num_classes, softmax) if config.bias_init == "prior" else None
         for tower in self.classification:
-            nn.init.constant_(tower.output.bias, -math.log((1 - p) / p))  # type: ignore[arg-type,union-attr]
+            if start is not None:
+                bias = cast(Tower, tower).output.bias
+                assert bias is not None
+                with torch.no_grad():
+                    bias.copy_(start.repeat(len(bias) // len(start)))
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         logits, regressions = [], []
         for level, x in enumerate(features):
-            copy, within = (0, level) if len(self.classification) == 1 else (level, 0)
-            logits.append(permute_to_b_hwa_k(self.classification[copy](x, within), self.num_classes))
+            copy, within = (0, level) if self.shared else (level, 0)
+            logits.append(permute_to_b_hwa_k(self.classification[copy](x, within), self.num_scores))
             regressions.append(permute_to_b_hwa_k(self.regression[copy](x, within), 4))
         return torch.cat(logits, dim=1).float(), torch.cat(regressions, dim=1).float()
+
+
+def initial_bias(prior: float, num_classes: int, softmax: bool) -> Tensor:
+    """Biases of one anchor's scores under which an object has probability `prior`, all weights being about 0.
+
+    Sigmoid: every class at `prior` (Lin et al. 2018, section 3.3). Softmax: background alone, so that it starts at
+    1 - prior (the report's p); the classes share the rest.
+    """
+    if not softmax:
+        return torch.full((num_classes,), -math.log((1 - prior) / prior))
+    bias = torch.zeros(num_classes + 1)
+    bias[-1] = math.log((1 - prior) * num_classes / prior)
+    return bias
 
 
 def permute_to_b_hwa_k(x: Tensor, k: int) -> Tensor:

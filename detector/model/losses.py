@@ -1,16 +1,18 @@
-"""Sigmoid focal loss and box losses over a padded batch, without a shape that depends on the data.
+"""Classification and box losses over a padded batch, without a shape that depends on the data.
 
 Shapes: B images, M boxes (padded), A anchors, K classes.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detector.config import DetectorConfig
-from detector.model.box_coding import decode_boxes, elementwise_giou, encode_boxes
+from detector.model.box_coding import BoxCoder, elementwise_ciou, elementwise_giou
 from detector.model.matching import IGNORED
 
 
@@ -18,7 +20,8 @@ class DetectionLoss:
     """Class logits, box regression and matches -> (classification loss, box loss), both scalars."""
 
     def __init__(self, config: DetectorConfig) -> None:
-        self.gamma, self.alpha = config.focal_gamma, config.focal_alpha
+        self.classification = make_class_loss(config)
+        self.coder = BoxCoder(config)
         self.box_loss = config.box_loss
         self.beta = config.smooth_l1_beta if config.box_loss == "smooth_l1" else 0.0
         self.box_weight = config.box_loss_weight
@@ -26,7 +29,7 @@ class DetectionLoss:
 
     def __call__(
         self,
-        logits: Tensor,  # (B, A, K)
+        logits: Tensor,  # (B, A, K), with softmax scores (B, A, K + 1)
         box_regression: Tensor,  # (B, A, 4)
         matched: Tensor,  # (B, A) index of the box, BACKGROUND or IGNORED
         boxes_xyxy: Tensor,  # (B, M, 4)
@@ -41,7 +44,7 @@ class DetectionLoss:
         else:
             target_boxes = anchors_xyxy.expand(len(matched), -1, -1)
             target_labels = torch.zeros_like(matched)
-        classification = self._classification(logits, target_labels, positive, matched != IGNORED)
+        classification = self.classification(logits, target_labels, positive, matched != IGNORED)
         regression = self._regression(box_regression, target_boxes, anchors_xyxy)
         regression = torch.where(positive, regression, 0.0).sum(dim=1)
         num_positive = positive.sum(dim=1).float()
@@ -51,8 +54,39 @@ class DetectionLoss:
             scale = (1.0 / num_positive.sum().clamp(min=1)).expand(len(logits))
         return (classification * scale).sum(), (regression * scale).sum() * self.box_weight
 
-    def _classification(self, logits: Tensor, target_labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
-        """Focal loss summed per image (B,): every class as background, then the positives' own entry put right."""
+    def _regression(self, box_regression: Tensor, target_boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Box loss of every anchor (B, A) as if it were positive."""
+        if self.box_loss != "smooth_l1":
+            overlap = elementwise_giou if self.box_loss == "giou" else elementwise_ciou
+            return 1.0 - overlap(self.coder.decode(box_regression, anchors), target_boxes)
+        target = self.coder.encode(target_boxes, anchors)
+        if self.beta == 0:
+            return (box_regression - target).abs().sum(dim=-1)
+        return F.smooth_l1_loss(box_regression, target, beta=self.beta, reduction="none").sum(dim=-1)
+
+
+class ClassLoss(Protocol):
+    """Classification loss of a batch, summed per image."""
+
+    def __call__(self, logits: Tensor, target_labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+        """(B,) from logits (B, A, C), the class (B, A) of the positives, which anchors are positive, which count."""
+
+
+def make_class_loss(config: DetectorConfig) -> ClassLoss:
+    """The classification loss of a config."""
+    if config.class_loss == "hard_negatives":
+        return HardNegativeLoss(config)
+    return SoftmaxFocalLoss(config) if config.class_scores == "softmax" else SigmoidFocalLoss(config)
+
+
+class SigmoidFocalLoss:
+    """Every class a yes or no of its own (Lin et al. 2018)."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self.gamma, self.alpha = config.focal_gamma, config.focal_alpha
+
+    def __call__(self, logits: Tensor, target_labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+        # Every class as background first, then the positives' own entry put right.
         background = focal_loss(logits, target=False, gamma=self.gamma, alpha=self.alpha).sum(dim=-1)
         own_logit = logits.gather(2, target_labels[..., None]).squeeze(-1)  # (B, A)
         correction = focal_loss(own_logit, True, self.gamma, self.alpha) - focal_loss(
@@ -60,14 +94,40 @@ class DetectionLoss:
         )
         return torch.where(counted, background + torch.where(positive, correction, 0.0), 0.0).sum(dim=1)
 
-    def _regression(self, box_regression: Tensor, target_boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Box loss of every anchor (B, A) as if it were positive."""
-        if self.box_loss == "giou":
-            return 1.0 - elementwise_giou(decode_boxes(box_regression, anchors), target_boxes)
-        target = encode_boxes(target_boxes, anchors)
-        if self.beta == 0:
-            return (box_regression - target).abs().sum(dim=-1)
-        return F.smooth_l1_loss(box_regression, target, beta=self.beta, reduction="none").sum(dim=-1)
+
+class SoftmaxFocalLoss:
+    """Focal loss over classes and background, background (the last score) weighted 1 - alpha, objects alpha."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self.gamma, self.alpha = config.focal_gamma, config.focal_alpha
+
+    def __call__(self, logits: Tensor, target_labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+        log_p = log_probability(logits, target_labels, positive)
+        wrong = -torch.expm1(log_p)  # 1 - p, exact where p is near 1
+        focus = wrong.square() if self.gamma == 2.0 else wrong.clamp(min=1e-12).pow(self.gamma)
+        weight = torch.where(positive, self.alpha, 1.0 - self.alpha)
+        return torch.where(counted, -weight * focus * log_p, 0.0).sum(dim=1)
+
+
+class HardNegativeLoss:
+    """Softmax cross-entropy of the positives and of the worst negatives, so many a positive (Liu et al. 2016, 2.2)."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self.ratio = config.negatives_per_positive
+
+    def __call__(self, logits: Tensor, target_labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+        loss = -log_probability(logits, target_labels, positive)  # (B, A)
+        negative = counted & ~positive
+        difficulty = torch.where(negative, loss.detach(), -1.0)
+        rank = difficulty.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        mined = negative & (rank < positive.sum(dim=1, keepdim=True) * self.ratio)
+        return torch.where(positive | mined, loss, 0.0).sum(dim=1)
+
+
+def log_probability(logits: Tensor, target_labels: Tensor, positive: Tensor) -> Tensor:
+    """Log of the softmax probability (B, A) of each anchor's class, or of background (the last of C) where it has none."""
+    target = torch.where(positive, target_labels, logits.shape[-1] - 1)
+    return torch.log_softmax(logits, dim=-1).gather(2, target[..., None]).squeeze(-1)
 
 
 def focal_loss(logits: Tensor, target: bool, gamma: float, alpha: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from detector.config import DetectorConfig
-from detector.model.box_coding import decode_boxes
+from detector.model.box_coding import BoxCoder
 
 
 @dataclass
@@ -32,18 +32,23 @@ class Postprocess:
         self.height, self.width = config.image_size_px
         self.score_threshold, self.nms_iou = config.score_threshold, config.nms_iou
         self.top_k, self.max_detections = config.pre_nms_top_k, config.max_detections
+        self.softmax = config.class_scores == "softmax"
+        self.coder = BoxCoder(config)
 
     def __call__(self, logits: Tensor, box_regression: Tensor, anchors_xyxy: Tensor) -> Detections:
-        """logits (B, A, K), box_regression (B, A, 4), anchors (A, 4) -> Detections. fp32 throughout."""
+        """logits (B, A, K) (softmax: K + 1), box_regression (B, A, 4), anchors (A, 4) -> Detections. fp32 throughout."""
+        logits = logits.float()
+        if self.softmax:  # log probabilities of the classes; the last is background
+            logits = torch.log_softmax(logits, dim=-1)[..., :-1]
         batch, _, num_classes = logits.shape
-        flat = logits.float().flatten(1)
+        flat = logits.flatten(1)
         top_logits, pair = flat.topk(min(self.top_k, flat.shape[1]), dim=1)  # (B, k)
         anchor, label = pair // num_classes, pair % num_classes
         regression = box_regression.float().gather(1, anchor[..., None].expand(-1, -1, 4))
-        boxes = decode_boxes(regression, anchors_xyxy[anchor])
+        boxes = self.coder.decode(regression, anchors_xyxy[anchor])
         boxes[..., 0::2].clamp_(0, self.width)
         boxes[..., 1::2].clamp_(0, self.height)
-        scores = top_logits.sigmoid()
+        scores = top_logits.exp() if self.softmax else top_logits.sigmoid()
         image = torch.arange(batch, device=logits.device)[:, None].expand_as(label)
         keep = (scores > self.score_threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0.1)
         image, boxes, scores, label = image[keep], boxes[keep], scores[keep], label[keep]

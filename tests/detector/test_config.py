@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,34 @@ def test_the_hash_is_ten_hex_digits_and_the_same_in_another_interpreter() -> Non
 
 
 # For every conditional field: a config where it sleeps, a config where it counts, and another value for it.
-CONDITIONAL = {
+REPORT: dict[str, Any] = {"trunk": "report_ssd"}
+NO_NECK: dict[str, Any] = {"neck": "none", "head_shared": False}
+SSD: dict[str, Any] = {"anchor_kind": "ssd", "prior_sizes": (8, 16, 32, 64, 128, 256), "prior_ratios": ((2,),) * 5}
+HARD: dict[str, Any] = {"class_scores": "softmax", "class_loss": "hard_negatives"}
+CONDITIONAL: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
+    "trunk_extra_channels": (REPORT, {"neck_levels": (3, 4, 5, 6), "trunk_extra_channels": (16,)}, (24,)),
+    "frozen_stages": (REPORT, {}, 2),
+    "norm": (REPORT, {}, "frozen"),
+    "neck_channels": (NO_NECK, {}, 32),
+    "neck_norm": (NO_NECK, {}, "batch"),
+    "extra_levels": (NO_NECK, {}, 2),
+    "neck_top_down": ({"neck": "bifpn"}, {}, False),
+    "neck_repeats": ({}, {"neck": "bifpn"}, 3),
+    "neck_separable": ({}, {"neck": "bifpn"}, False),
+    "anchor_sizes": (SSD, {}, 10.0),
+    "anchor_scales": (SSD, {}, (1.0,)),
+    "anchor_ratios": (SSD, {}, (1.0,)),
+    "anchor_rounding": (SSD, {}, True),
+    "prior_sizes": ({}, SSD, (10, 20, 40, 80, 160, 320)),
+    "prior_ratios": ({}, SSD, ((3,),) * 5),
+    "match_iou_high": ({"matcher": "atss"}, {}, 0.6),
+    "match_iou_low": ({"matcher": "ssd"}, {}, 0.3),
+    "match_force_best": ({"matcher": "ssd"}, {}, False),
+    "atss_candidates": ({}, {"matcher": "atss"}, 5),
+    "focal_gamma": (HARD, {}, 1.0),
+    "focal_alpha": (HARD, {}, 0.5),
+    "negatives_per_positive": ({}, HARD, 1.0),
+    "prior_probability": ({"bias_init": "zero"}, {}, 0.1),
     "trunk_weights": ({"detector_weights": "d.pt"}, {}, "t.pt"),
     "group_norm_channels": ({"norm": "batch"}, {"norm": "group"}, 4),
     "extra_levels_from": ({"extra_levels": 0}, {"extra_levels": 1}, "trunk"),
@@ -210,6 +238,17 @@ CROSS = [
     ({"anchor_sizes": 0.0}, "one positive entry per level (5 levels)", "anchor_sizes=0.0"),
     ({"anchor_sizes": (8.0, 16.0)}, "(5 levels)", "extra_levels=1"),
     ({"anchor_sizes": ((8.0,), (8.0,), (8.0,), (8.0,), (8.0, 9.0))}, "(5 levels)", "anchor_sizes="),
+    (
+        {"trunk": "report_ssd", "neck_levels": (2, 3, 4, 5, 6, 7), "image_size_px": (96, 512)},
+        "the nearest is 128 x 512",
+        "image_size_px=(96, 512)",
+    ),
+    ({"trunk_extra_channels": (32,)}, "one for each of neck_levels beyond", "trunk_extra_channels=(32,)"),
+    ({"trunk_extra_channels": (8,), "neck_levels": (4, 5, 6)}, "at least 16 each", "trunk_extra_channels=(8,)"),
+    ({"anchor_kind": "ssd"}, "one beyond (5 + 1)", "prior_sizes=()"),
+    ({"neck": "none"}, "head_shared needs maps of the same channels", "head_shared=True"),
+    ({"box_variances": (0.1,)}, "two positive numbers", "box_variances=(0.1,)"),
+    ({"class_loss": "hard_negatives"}, "needs class_scores softmax", "class_scores='sigmoid'"),
     ({"match_iou_low": 0.6, "match_iou_high": 0.5}, "must not exceed match_iou_high", "match_iou_low=0.6"),
     ({"trunk_weights": "imagenet", "trunk_width": 0.5}, "trunk_width 1.0", "trunk_width=0.5"),
     ({"trunk_weights": "imagenet", "trunk_width": 1.0, "norm": "group"}, "norm batch or frozen", "norm='group'"),

@@ -167,6 +167,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 FILE = "a file, made by the test"
+PRIORS: dict[str, Any] = {"prior_sizes": (8, 16, 32, 64), "prior_ratios": ((2,), (2,), (2,))}
 # field: (probe, its other value, what both configs share)
 EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
     "image_size_px": (anchors, (64, 128), {}),
@@ -175,9 +176,13 @@ EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
     "trunk_width": (weights, 0.5, {}),
     "trunk_weights": (weights, FILE, {}),
     "detector_weights": (weights, FILE, {}),
+    "trunk_extra_channels": (weights, (128,), {"neck_levels": (3, 4, 5, 6), "trunk_extra_channels": (64,)}),
     "frozen_stages": (learned, 2, {}),
     "norm": (loss, "frozen", {}),
     "group_norm_channels": (loss, 4, {"norm": "group"}),
+    "neck": (weights, "bifpn", {}),
+    "neck_repeats": (weights, 3, {"neck": "bifpn"}),
+    "neck_separable": (weights, False, {"neck": "bifpn"}),
     "neck_levels": (anchors, (2, 3), {}),
     "neck_channels": (weights, 24, {}),
     "neck_top_down": (loss, False, {}),
@@ -188,14 +193,24 @@ EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
     "head_channels": (weights, 24, {}),
     "head_shared": (weights, False, {}),
     "head_norm": (loss, "batch", {}),
+    "anchor_kind": (anchors, "ssd", PRIORS),
+    "prior_sizes": (anchors, (10, 20, 40, 80), {**PRIORS, "anchor_kind": "ssd"}),
+    "prior_ratios": (anchors, ((3,), (3,), (3,)), {**PRIORS, "anchor_kind": "ssd"}),
+    "box_variances": (loss, (0.1, 0.2), {}),
     "anchor_sizes": (anchors, 10.0, {}),
     "anchor_scales": (anchors, (1.0, 1.4), {}),
     "anchor_ratios": (anchors, (0.5, 1.0, 3.0), {}),
     "anchor_offset": (anchors, 0.0, {}),
     "anchor_rounding": (anchors, True, {}),
+    "matcher": (loss, "atss", {}),
+    "atss_candidates": (loss, 1, {"matcher": "atss"}),
     "match_iou_high": (loss, 0.9, {}),
     "match_iou_low": (loss, 0.1, {}),
     "match_force_best": (loss, False, {}),
+    "class_scores": (weights, "softmax", {}),
+    "class_loss": (loss, "hard_negatives", {"class_scores": "softmax"}),
+    "negatives_per_positive": (loss, 1.0, {"class_scores": "softmax", "class_loss": "hard_negatives"}),
+    "bias_init": (weights, "zero", {}),
     "focal_gamma": (loss, 1.0, {}),
     "focal_alpha": (loss, 0.5, {}),
     "prior_probability": (weights, 0.1, {}),

@@ -193,7 +193,7 @@ class TestWrongSpaceFiles:
     @pytest.mark.parametrize(
         ("entry", "said"),
         [
-            ("box_loss: {choice: [smooth_l1, diou]}", "box_loss must be one of smooth_l1, giou, got 'diou'"),
+            ("box_loss: {choice: [smooth_l1, diou]}", "box_loss must be one of smooth_l1, giou, ciou, got 'diou'"),
             ("trunk: {float: [1, 2]}", "trunk must be str"),
             ("lr: {log: [0.1, 500]}", r"lr must lie in [1e-09, 100], got 500.0"),
             ("head_depth: {integer: [a, b]}", "fields.head_depth"),

@@ -10,11 +10,13 @@ from torchvision.models.detection.image_list import ImageList
 from detector.config import DetectorConfig
 from detector.model.anchors import (
     cell_anchors_xyxy,
+    cell_priors_xyxy,
     level_shapes,
     level_sizes,
     level_strides,
     make_anchors_xyxy,
     num_anchors_per_cell,
+    num_anchors_per_level,
 )
 
 
@@ -85,7 +87,7 @@ def test_a_level_that_does_not_divide_the_canvas_rounds_up() -> None:
 
 def test_num_anchors_per_cell_counts_sizes_scales_and_ratios() -> None:
     made = config(anchor_sizes=((8.0, 9.0),), anchor_scales=(1.0, 1.5, 2.0), anchor_ratios=(0.5, 1.0, 2.0, 3.0))
-    assert num_anchors_per_cell(made) == 2 * 3 * 4
+    assert set(num_anchors_per_cell(made)) == {2 * 3 * 4}
     assert len(make_anchors_xyxy(made)) == 24 * 8 * 12
 
 
@@ -106,3 +108,29 @@ def test_equal_to_torchvisions_generator(canvas: tuple[int, int]) -> None:
     maps = [torch.zeros(1, 1, canvas[0] // stride, canvas[1] // stride) for stride in (8, 16)]
     theirs = AnchorGenerator(sizes, (ratios,) * 2)(ImageList(torch.zeros(1, 3, *canvas), [canvas]), maps)[0]
     assert torch.equal(ours, theirs)
+
+
+def test_ssd_priors_of_a_cell_by_hand() -> None:
+    # Square 16, next 32: second square sqrt(512) = 22.627; ratio 4: 16 / 2 high and 16 * 2 wide, and the other way.
+    made = cell_priors_xyxy((16.0, 16.0), (32.0, 32.0), (4.0,))
+    sides = (made[:, 2:] - made[:, :2]).tolist()  # width, height
+    assert sides == [pytest.approx(row) for row in ([16, 16], [22.627417, 22.627417], [32, 8], [8, 32])]
+    assert (made[:, :2] + made[:, 2:]).abs().max() == 0, "around the origin"
+
+
+def test_ssd_priors_may_have_a_height_and_a_width() -> None:
+    made = cell_priors_xyxy((128.0, 128.0), (128.0, 400.0), ())
+    # the report's last square: sqrt(128 * 128) high, sqrt(128 * 400) wide
+    assert (made[1, 2] - made[1, 0]).item() == pytest.approx(226.2742, rel=1e-6)
+    assert (made[1, 3] - made[1, 1]).item() == pytest.approx(128.0)
+
+
+def test_priors_differ_in_number_by_level() -> None:
+    made = config(
+        neck_levels=(3, 4), anchor_kind="ssd", prior_sizes=(8, 16, 32), prior_ratios=((2, 3), (2,)), head_shared=False
+    )
+    assert num_anchors_per_cell(made) == [6, 4]
+    assert num_anchors_per_level(made) == [8 * 12 * 6, 4 * 6 * 4]
+    anchors = make_anchors_xyxy(made)
+    assert len(anchors) == sum(num_anchors_per_level(made))
+    assert anchors[0].tolist() == [0.0, 0.0, 8.0, 8.0]  # side 8 around (4, 4)

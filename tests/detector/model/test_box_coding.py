@@ -9,13 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import box_iou, generalized_box_iou
+from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
+from torchvision.ops import box_iou, complete_box_iou_loss, generalized_box_iou
 
+from detector.config import DetectorConfig
 from detector.model.box_coding import (
     MAX_LOG_SCALE,
+    BoxCoder,
     box_areas,
     decode_boxes,
+    elementwise_ciou,
     elementwise_giou,
     encode_boxes,
     pairwise_iou,
@@ -69,7 +72,7 @@ def test_decode_after_encode_is_the_identity(wanted: Tensor, anchors: Tensor) ->
 
 def test_equal_to_torchvisions_box_coder() -> None:
     wanted, anchors = random_boxes(50, seed=1), random_boxes(50, seed=2)
-    coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+    coder = TorchvisionBoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
     torch.testing.assert_close(
         encode_boxes(wanted, anchors), coder.encode_single(wanted, anchors), rtol=1e-4, atol=1e-5
     )
@@ -135,3 +138,29 @@ def test_giou_by_hand() -> None:
     # Two 10 x 10 boxes, 10 apart: no overlap, union 200, hull 30 x 10: 0 - 100 / 300.
     apart = elementwise_giou(torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([20.0, 0.0, 30.0, 10.0]))
     assert apart.item() == pytest.approx(-1 / 3, abs=1e-6)
+
+
+def test_ciou_equals_torchvisions() -> None:
+    a, b = random_boxes(50, seed=1), random_boxes(50, seed=2)
+    expected = 1 - complete_box_iou_loss(a, b, reduction="none")
+    torch.testing.assert_close(elementwise_ciou(a, b), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ciou_has_torchvisions_gradient_and_a_finite_one_in_padding() -> None:
+    a, b = random_boxes(20, seed=3), random_boxes(20, seed=4)
+    mine, theirs = a.clone().requires_grad_(), a.clone().requires_grad_()
+    (1 - elementwise_ciou(mine, b)).sum().backward()
+    complete_box_iou_loss(theirs, b, reduction="sum").backward()
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    empty = a.clone().requires_grad_()
+    elementwise_ciou(empty, torch.zeros_like(b)).sum().backward()
+    assert empty.grad is not None
+    assert torch.isfinite(empty.grad).all()
+
+
+def test_variances_divide_the_targets_and_decoding_undoes_it() -> None:
+    coder = BoxCoder(DetectorConfig(box_variances=(0.1, 0.2)))
+    boxes, anchors = random_boxes(9, seed=5), random_boxes(9, seed=6)
+    plain, scaled = encode_boxes(boxes, anchors), coder.encode(boxes, anchors)
+    torch.testing.assert_close(scaled, plain * torch.tensor([10.0, 10.0, 5.0, 5.0]))
+    torch.testing.assert_close(coder.decode(scaled, anchors), boxes, rtol=1e-4, atol=1e-3)

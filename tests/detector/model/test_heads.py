@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import DetectorConfig
-from detector.model.heads import DenseHead, permute_to_b_hwa_k
+from detector.model.heads import DenseHead, initial_bias, permute_to_b_hwa_k
 from detector.model.norms import make_norm, num_groups_for
 
 ANCHORS, CLASSES, CHANNELS = 3, 5, 16
@@ -20,7 +20,8 @@ SHAPES = [(4, 6), (2, 3)]
 def head(**values: Any) -> DenseHead:
     torch.manual_seed(0)
     defaults = {"neck_channels": CHANNELS, "head_channels": 24, "head_depth": 2}
-    return DenseHead(DetectorConfig(**{**defaults, **values}), ANCHORS, CLASSES, len(SHAPES))
+    config = DetectorConfig(**{**defaults, **values})
+    return DenseHead(config, [CHANNELS] * len(SHAPES), [ANCHORS] * len(SHAPES), CLASSES)
 
 
 def pyramid(seed: int = 1) -> list[Tensor]:
@@ -139,3 +140,32 @@ def test_the_number_of_groups_divides_the_channels(channels: int, per_group: int
     made = make_norm("group", channels, per_group)
     assert isinstance(made, nn.GroupNorm)
     assert made.num_groups == groups
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.2])
+def test_softmax_starts_at_background_with_the_classes_alike(prior: float) -> None:
+    made = head(class_scores="softmax", prior_probability=prior, head_shared=False, head_depth=0)
+    for level, tower in enumerate(made.classification):
+        nn.init.zeros_(tower.output.weight)
+        scores = permute_to_b_hwa_k(tower(pyramid()[level], 0), CLASSES + 1).softmax(dim=-1)
+        torch.testing.assert_close(scores[..., -1], torch.full_like(scores[..., -1], 1 - prior))
+        torch.testing.assert_close(scores[..., 0], torch.full_like(scores[..., 0], prior / CLASSES))
+
+
+def test_the_reports_bias_by_hand() -> None:
+    # p = 0.99 background of K = 9 scores: log(p (K - 1) / (1 - p)) = log(792)
+    assert initial_bias(0.01, 8, softmax=True).tolist() == pytest.approx([0.0] * 8 + [math.log(792)])
+    assert initial_bias(0.01, 2, softmax=False).tolist() == pytest.approx([-math.log(99)] * 2)
+
+
+def test_without_a_prior_every_bias_is_zero() -> None:
+    assert all((tower.output.bias == 0).all() for tower in head(bias_init="zero").classification)
+
+
+def test_levels_may_differ_in_channels_and_anchors() -> None:
+    config = DetectorConfig(head_shared=False, head_depth=0, class_scores="softmax")
+    made = DenseHead(config, [8, 24], [2, 6], CLASSES)
+    logits, boxes = made([torch.zeros(2, 8, 4, 6), torch.zeros(2, 24, 2, 3)])
+    anchors = 4 * 6 * 2 + 2 * 3 * 6
+    assert logits.shape == (2, anchors, CLASSES + 1)
+    assert boxes.shape == (2, anchors, 4)

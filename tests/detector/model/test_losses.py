@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss, sigmoid_focal_loss
 
 from detector.config import DetectorConfig
 from detector.model.box_coding import decode_boxes, encode_boxes
-from detector.model.losses import DetectionLoss, focal_loss
+from detector.model.losses import DetectionLoss, focal_loss, make_class_loss
 from detector.model.matching import BACKGROUND, IGNORED
 from tests.detector.model.test_box_coding import random_boxes
 
@@ -178,3 +178,49 @@ def test_padding_gives_finite_gradients(batch: Batch, box_loss: str) -> None:
     assert torch.isfinite(batch.regression.grad).all()
     assert (batch.regression.grad[0, :6] != 0).any()
     assert (batch.regression.grad[1] == 0).all()
+
+
+def test_ciou_loss_equals_torchvisions(batch: Batch) -> None:
+    positive = batch.matched >= 0
+    total = torch.zeros(())
+    for n in range(2):
+        chosen = positive[n].nonzero().flatten()
+        boxes = decode_boxes(batch.regression[n][chosen], batch.anchors[chosen])
+        total = total + complete_box_iou_loss(boxes, batch.boxes[n][batch.matched[n][chosen]], reduction="sum")
+    torch.testing.assert_close(batch.loss(box_loss="ciou")[1], total / 8, rtol=1e-5, atol=1e-6)
+
+
+def test_softmax_focal_loss_by_hand() -> None:
+    # One object at p = 0.5 and one background at p = 0.9; alpha 0.99, gamma 2.
+    logits = torch.tensor([[[0.5, 0.3, 0.2], [0.06, 0.04, 0.9]]]).log()
+    loss = make_class_loss(DetectorConfig(class_scores="softmax", focal_alpha=0.99, focal_gamma=2.0))
+    labels, positive = torch.tensor([[0, 0]]), torch.tensor([[True, False]])
+    found = loss(logits, labels, positive, torch.ones_like(positive))
+    expected = 0.99 * 0.5**2 * -math.log(0.5) + 0.01 * 0.1**2 * -math.log(0.9)
+    assert found.tolist() == pytest.approx([expected], rel=1e-5)
+    ignored = loss(logits, labels, positive, torch.tensor([[True, False]]))
+    assert ignored.tolist() == pytest.approx([0.99 * 0.25 * -math.log(0.5)], rel=1e-5)
+
+
+def test_hard_negatives_on_six_anchors_by_hand() -> None:
+    """One positive and, at 2 negatives a positive, the two backgrounds that the detector is least sure of."""
+    background = [0.2, 0.9, 0.5, 0.99, 0.6, 0.8]  # of the six anchors; the rest of each goes to class 0
+    rows = torch.tensor([[[1 - p, 1e-9, p] for p in background]]).log()
+    positive = torch.tensor([[True, False, False, False, False, False]])
+    counted = torch.tensor([[True, True, True, True, False, True]])  # the fifth is ignored
+    config = DetectorConfig(class_scores="softmax", class_loss="hard_negatives", negatives_per_positive=2.0)
+    found = make_class_loss(config)(rows, torch.zeros(1, 6, dtype=torch.long), positive, counted)
+    # positive: class 0 at 0.8; negatives by difficulty: 0.5, 0.8 (0.6 is ignored), then 0.9 and 0.99 are left out
+    assert found.tolist() == pytest.approx([-math.log(0.8) - math.log(0.5) - math.log(0.8)], rel=1e-5)
+    none = make_class_loss(config)(rows, torch.zeros(1, 6, dtype=torch.long), torch.zeros_like(positive), counted)
+    assert none.tolist() == [0.0], "no positive, no negative"
+
+
+@pytest.mark.parametrize("values", [{}, {"class_loss": "hard_negatives"}])
+def test_softmax_losses_have_finite_gradients_at_extreme_logits(values: dict[str, object]) -> None:
+    logits = torch.tensor([[[80.0, -80.0, 0.0], [-80.0, -80.0, 80.0], [0.0, 0.0, -90.0]]], requires_grad=True)
+    positive = torch.tensor([[True, False, False]])
+    loss = make_class_loss(DetectorConfig(class_scores="softmax", focal_gamma=1.5, **values))
+    loss(logits, torch.tensor([[1, 0, 0]]), positive, torch.ones_like(positive)).sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()

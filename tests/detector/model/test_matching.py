@@ -9,8 +9,8 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from detector.config import DetectorConfig
-from detector.model.anchors import make_anchors_xyxy
-from detector.model.matching import BACKGROUND, IGNORED, ThresholdMatcher
+from detector.model.anchors import make_anchors_xyxy, num_anchors_per_level
+from detector.model.matching import BACKGROUND, IGNORED, AtssMatcher, SsdMatcher, ThresholdMatcher
 from tests.detector.model.test_box_coding import random_boxes
 
 CONFIG = DetectorConfig(image_size_px=(128, 512), neck_levels=(3, 4), extra_levels=1)
@@ -98,3 +98,57 @@ def test_an_image_of_padding_alone_is_background(low: float) -> None:
     anchors = make_anchors_xyxy(CONFIG)
     matched = matcher(match_iou_low=low)(torch.zeros(1, 3, 4), torch.zeros(1, 3, dtype=torch.bool), anchors)
     assert (matched == BACKGROUND).all()
+
+
+def test_ssd_gives_every_box_its_best_anchor_even_if_another_overlaps_it_more() -> None:
+    anchors = torch.tensor([[0.0, 0, 10, 10], [20.0, 0, 30, 10], [40.0, 0, 50, 10]])
+    # Box 0 covers anchor 0 whole. Box 1's best anchor is 0 too (IoU 0.2 against 0 elsewhere): as the later, it gets it.
+    boxes, valid = padded([torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 2, 10]]), torch.tensor([[20.0, 0, 30, 12]])])
+    found = SsdMatcher(CONFIG)(boxes, valid, anchors)
+    assert found.tolist() == [[1, BACKGROUND, BACKGROUND], [BACKGROUND, 0, BACKGROUND]]
+
+
+def test_ssd_matches_above_its_one_threshold() -> None:
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 20], [0.0, 0, 10, 21]])
+    boxes, valid = padded([torch.tensor([[0.0, 0, 10, 10]])])  # IoU 1, 0.5, 0.476
+    assert SsdMatcher(CONFIG)(boxes, valid, anchors).tolist() == [[0, BACKGROUND, BACKGROUND]], "more than 0.5"
+    lower = SsdMatcher(CONFIG.with_values({"match_iou_high": 0.48}))
+    assert lower(boxes, valid, anchors).tolist() == [[0, 0, BACKGROUND]]
+
+
+def test_ssd_and_atss_without_boxes_are_all_background() -> None:
+    anchors = make_anchors_xyxy(CONFIG)
+    none = torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool)
+    padding = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
+    for made in (SsdMatcher(CONFIG), AtssMatcher(CONFIG, num_anchors_per_level(CONFIG))):
+        for boxes, valid in (none, padding):
+            assert (made(boxes, valid, anchors) == BACKGROUND).all()
+
+
+def test_atss_on_a_map_of_one_by_four_by_hand() -> None:
+    """Four anchors of side 8 at stride 8, centres x = 4, 12, 20, 28, y = 4; the box is x 6..26, y 0..8.
+
+    Its centre is x = 16: the three nearest are 12 and 20 (4 away) and then 4 or 28 (12 away; the box reaches only to
+    26, so take 3 candidates = 12, 20 and 4). IoU = 8*8 / (20*8) = 0.4 for 12 and 20; anchor 4 overlaps x 6..8:
+    2*8 / (8*8 + 20*8 - 16) = 0.0769. Mean 0.2923, deviation 0.1865: threshold 0.4788 would leave nothing, so with two
+    candidates: mean 0.4, deviation 0: both stay, and their centres lie inside.
+    """
+    config = DetectorConfig(
+        image_size_px=(64, 64), neck_levels=(3,), extra_levels=0, anchor_sizes=8.0, anchor_scales=(1.0,),
+        anchor_ratios=(1.0,), matcher="atss", atss_candidates=2,
+    )  # fmt: skip
+    anchors = torch.tensor([[0.0, 0, 8, 8], [8.0, 0, 16, 8], [16.0, 0, 24, 8], [24.0, 0, 32, 8]])
+    boxes, valid = padded([torch.tensor([[6.0, 0, 26, 8]])])
+    assert AtssMatcher(config, [4])(boxes, valid, anchors).tolist() == [[BACKGROUND, 0, 0, BACKGROUND]]
+    three = AtssMatcher(config.with_values({"atss_candidates": 3}), [4])
+    assert (three(boxes, valid, anchors) == BACKGROUND).all()
+
+
+def test_atss_gives_an_anchor_of_two_boxes_to_the_one_it_overlaps_more() -> None:
+    config = DetectorConfig(
+        image_size_px=(64, 64), neck_levels=(3,), extra_levels=0, anchor_sizes=8.0, anchor_scales=(1.0,),
+        anchor_ratios=(1.0,), matcher="atss", atss_candidates=1,
+    )  # fmt: skip
+    anchors = torch.tensor([[0.0, 0, 8, 8], [8.0, 0, 16, 8]])
+    boxes, valid = padded([torch.tensor([[0.0, 0, 8, 16], [0.0, 0, 8, 9]])])
+    assert AtssMatcher(config, [2])(boxes, valid, anchors).tolist() == [[1, BACKGROUND]]

@@ -12,7 +12,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detector.config import DetectorConfig
-from detector.model.necks import FPN
+from detector.model.necks import FPN, BiFPN, BiFPNLayer, fuse, make_neck
 
 IN_CHANNELS = [8, 12, 20]
 
@@ -39,8 +39,8 @@ def test_equal_to_torchvisions_pyramid_with_p6_and_p7(source: str, size: tuple[i
     for n in range(3):
         theirs.inner_blocks[n][0].load_state_dict(ours.lateral[n].state_dict())
         theirs.layer_blocks[n][0].load_state_dict(ours.output[n].state_dict())
-    theirs.extra_blocks.p6.load_state_dict(ours.extra[0].state_dict())
-    theirs.extra_blocks.p7.load_state_dict(ours.extra[1].state_dict())
+    theirs.extra_blocks.p6.load_state_dict(ours.extra.convs[0].state_dict())
+    theirs.extra_blocks.p7.load_state_dict(ours.extra.convs[1].state_dict())
     expected = list(theirs(OrderedDict((str(n), x) for n, x in enumerate(features(*size)))).values())
     found = ours(features(*size))
     assert len(found) == len(expected) == 5
@@ -90,3 +90,54 @@ def test_the_trunks_maps_are_left_as_they_were() -> None:
     given = features()
     neck()(given)
     assert all(torch.equal(a, b) for a, b in zip(given, features(), strict=True))
+
+
+def test_fusion_by_hand() -> None:
+    # Weights 2, 1 and -3: ReLU leaves 2, 1, 0; shares 2 / 3.0001 and 1 / 3.0001.
+    maps = [torch.full((1, 1, 1, 1), value) for value in (6.0, 3.0, 100.0)]
+    assert fuse(maps, torch.tensor([2.0, 1.0, -3.0])).item() == pytest.approx((6 * 2 + 3) / 3.0001)
+
+
+def bifpn(**values: Any) -> BiFPN:
+    torch.manual_seed(0)
+    defaults = {"neck": "bifpn", "neck_levels": (3, 4, 5), "neck_channels": 16, "extra_levels": 1, "neck_repeats": 2}
+    return BiFPN(IN_CHANNELS, DetectorConfig(**{**defaults, **values}))
+
+
+@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.parametrize("size", [(16, 24), (10, 6)])
+def test_bifpn_keeps_the_shape_of_every_level(separable: bool, size: tuple[int, int]) -> None:
+    maps = bifpn(neck_separable=separable)(features(*size))
+    rows, columns = size
+    assert [tuple(x.shape) for x in maps] == [(2, 16, -(-rows // 2**n), -(-columns // 2**n)) for n in range(4)]
+
+
+def test_in_a_bifpn_every_level_reaches_every_other() -> None:
+    made = bifpn(neck_repeats=1, extra_levels=0).eval()
+    for source in range(3):
+        inputs = [x.requires_grad_(n == source) for n, x in enumerate(features())]
+        for level, output in enumerate(made(inputs)):
+            (gradient,) = torch.autograd.grad(output.sum(), inputs[source], retain_graph=True)
+            assert gradient.abs().sum() > 0, (source, level)
+
+
+def test_a_bifpn_layer_with_one_way_open_passes_it_on_unchanged() -> None:
+    """With the other inputs' weights at zero and identity convolutions, a level sees silu of its own map."""
+    config = DetectorConfig(neck="bifpn", neck_levels=(3, 4), extra_levels=0, neck_channels=8, neck_separable=False)
+    layer = BiFPNLayer(2, config)
+    with torch.no_grad():
+        layer.down_weights.copy_(torch.tensor([[1.0, 0.0]]))
+        layer.up_weights.copy_(torch.tensor([[1.0, 0.0, 0.0]]))
+        for block in (*layer.down, *layer.up):
+            nn.init.dirac_(block[0].weight)
+            nn.init.zeros_(block[0].bias)
+    maps = [torch.randn(1, 8, 4, 6), torch.randn(1, 8, 2, 3)]
+    for own, output in zip(maps, layer(maps), strict=True):
+        torch.testing.assert_close(output, nn.functional.silu(own / 1.0001))
+
+
+def test_no_neck_hands_the_trunks_maps_on() -> None:
+    maps = features()
+    made = make_neck(IN_CHANNELS, DetectorConfig(neck="none", head_shared=False, neck_levels=(3, 4, 5)))
+    assert made.out_channels == IN_CHANNELS
+    assert all(a is b for a, b in zip(made(maps), maps, strict=True))

@@ -74,8 +74,8 @@ def ours_from(reference: RetinaNet) -> Detector:
         "backbone.body.": "trunk.",
         "head.classification_head.cls_logits.": "head.classification.0.output.",
         "head.regression_head.bbox_reg.": "head.regression.0.output.",
-        "backbone.fpn.extra_blocks.p6.": "neck.extra.0.",
-        "backbone.fpn.extra_blocks.p7.": "neck.extra.1.",
+        "backbone.fpn.extra_blocks.p6.": "neck.extra.convs.0.",
+        "backbone.fpn.extra_blocks.p7.": "neck.extra.convs.1.",
     }
     for n in range(3):
         names[f"backbone.fpn.inner_blocks.{n}.0."] = f"neck.lateral.{n}."
