@@ -11,6 +11,7 @@ from detector.config import DetectorConfig
 
 # A regression beyond this would blow a box up by more than 1000/16 (the value of Detectron and torchvision).
 MAX_LOG_SCALE = math.log(1000 / 16)
+IOU_EPS = 1e-7  # of torchvision.ops.generalized_box_iou_loss and complete_box_iou_loss
 
 
 class BoxCoder:
@@ -70,32 +71,31 @@ def pairwise_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     return intersection.div_(union.clamp_(min=1e-9))
 
 
-def elementwise_giou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al. 2019) of boxes xyxy (..., 4), pair by pair."""
-    eps = 1e-7  # as torchvision.ops.generalized_box_iou_loss
+def _iou_union_hull(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pair by pair: IoU (...), area of the union (...), sides (..., 2) of the smallest box around both."""
     sides = torch.minimum(boxes_a[..., 2:], boxes_b[..., 2:]) - torch.maximum(boxes_a[..., :2], boxes_b[..., :2])
     intersection = sides.clamp(min=0).prod(dim=-1)
     union = box_areas(boxes_a) + box_areas(boxes_b) - intersection
     hull = torch.maximum(boxes_a[..., 2:], boxes_b[..., 2:]) - torch.minimum(boxes_a[..., :2], boxes_b[..., :2])
+    return intersection / (union + IOU_EPS), union, hull
+
+
+def elementwise_giou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al. 2019) of boxes xyxy (..., 4), pair by pair."""
+    iou, union, hull = _iou_union_hull(boxes_a, boxes_b)
     hull_area = hull.prod(dim=-1)
-    return intersection / (union + eps) - (hull_area - union) / (hull_area + eps)
+    return iou - (hull_area - union) / (hull_area + IOU_EPS)
 
 
 def elementwise_ciou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     """Complete IoU (Zheng et al. 2020) of boxes xyxy (..., 4), pair by pair: IoU less centre distance and aspect terms."""
-    eps = 1e-7  # as torchvision.ops.complete_box_iou_loss
-    low = torch.maximum(boxes_a[..., :2], boxes_b[..., :2])
-    sides = torch.minimum(boxes_a[..., 2:], boxes_b[..., 2:]) - low
-    intersection = sides.clamp(min=0).prod(dim=-1)
-    union = box_areas(boxes_a) + box_areas(boxes_b) - intersection
-    iou = intersection / (union + eps)
-    hull = torch.maximum(boxes_a[..., 2:], boxes_b[..., 2:]) - torch.minimum(boxes_a[..., :2], boxes_b[..., :2])
-    diagonal = hull.square().sum(dim=-1) + eps
+    iou, _, hull = _iou_union_hull(boxes_a, boxes_b)
+    diagonal = hull.square().sum(dim=-1) + IOU_EPS
     apart = (boxes_a[..., :2] + boxes_a[..., 2:] - boxes_b[..., :2] - boxes_b[..., 2:]) / 2
     a, b = boxes_a[..., 2:] - boxes_a[..., :2], boxes_b[..., 2:] - boxes_b[..., :2]
     # The second box is the truth; a padding row is empty and must stay finite.
-    turn = torch.atan(b[..., 0] / b[..., 1].clamp(min=eps)) - torch.atan(a[..., 0] / a[..., 1].clamp(min=eps))
+    turn = torch.atan(b[..., 0] / b[..., 1].clamp(min=IOU_EPS)) - torch.atan(a[..., 0] / a[..., 1].clamp(min=IOU_EPS))
     aspect = 4 / math.pi**2 * turn.square()
     with torch.no_grad():
-        weight = aspect / (1 - iou + aspect + eps)
+        weight = aspect / (1 - iou + aspect + IOU_EPS)
     return iou - apart.square().sum(dim=-1) / diagonal - weight * aspect

@@ -104,9 +104,8 @@ class SoftmaxFocalLoss:
     def __call__(self, logits: Tensor, target_labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
         log_p = log_probability(logits, target_labels, positive)
         wrong = -torch.expm1(log_p)  # 1 - p, exact where p is near 1
-        focus = wrong.square() if self.gamma == 2.0 else wrong.clamp(min=1e-12).pow(self.gamma)
         weight = torch.where(positive, self.alpha, 1.0 - self.alpha)
-        return torch.where(counted, -weight * focus * log_p, 0.0).sum(dim=1)
+        return torch.where(counted, -weight * focusing(wrong, self.gamma) * log_p, 0.0).sum(dim=1)
 
 
 class HardNegativeLoss:
@@ -134,5 +133,9 @@ def focal_loss(logits: Tensor, target: bool, gamma: float, alpha: float) -> Tens
     """-alpha_t (1 - p_t)^gamma log(p_t), elementwise (Lin et al. 2018, equation 5), for one target everywhere."""
     sign, weight = (-1.0, alpha) if target else (1.0, 1.0 - alpha)
     wrong = torch.sigmoid(sign * logits)  # 1 - p_t
-    focus = wrong.square() if gamma == 2.0 else wrong.clamp(min=1e-12).pow(gamma)  # its slope at 0 is infinite
-    return weight * focus * F.softplus(sign * logits)
+    return weight * focusing(wrong, gamma) * F.softplus(sign * logits)
+
+
+def focusing(wrong: Tensor, gamma: float) -> Tensor:
+    """(1 - p_t)^gamma; below gamma 1 its slope at 0 is infinite, so 0 is not quite reached."""
+    return wrong.square() if gamma == 2.0 else wrong.clamp(min=1e-12).pow(gamma)

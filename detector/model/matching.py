@@ -34,6 +34,11 @@ def make_matcher(config: DetectorConfig, num_anchors_per_level: list[int]) -> Ma
     return SsdMatcher(config) if config.matcher == "ssd" else ThresholdMatcher(config)
 
 
+def all_background(batch: int, anchors_xyxy: Tensor) -> Tensor:
+    """The answer (B, A) of every matcher to a batch without a box."""
+    return torch.full((batch, len(anchors_xyxy)), BACKGROUND, device=anchors_xyxy.device)
+
+
 class ThresholdMatcher:
     """Assigns every anchor the box of highest IoU, background, or neither."""
 
@@ -50,7 +55,7 @@ class ThresholdMatcher:
         """
         batch, num_boxes = valid.shape
         if num_boxes == 0:
-            return torch.full((batch, len(anchors_xyxy)), BACKGROUND, device=anchors_xyxy.device)
+            return all_background(batch, anchors_xyxy)
         iou = pairwise_iou(boxes_xyxy, anchors_xyxy)  # (B, M, A)
         iou.masked_fill_(~valid[:, :, None], -1.0)
         best_iou, best_box = iou.max(dim=1)  # (B, A)
@@ -73,7 +78,7 @@ class SsdMatcher:
     def __call__(self, boxes_xyxy: Tensor, valid: Tensor, anchors_xyxy: Tensor) -> Tensor:
         batch, num_boxes = valid.shape
         if num_boxes == 0:
-            return torch.full((batch, len(anchors_xyxy)), BACKGROUND, device=anchors_xyxy.device)
+            return all_background(batch, anchors_xyxy)
         iou = pairwise_iou(boxes_xyxy, anchors_xyxy).masked_fill_(~valid[:, :, None], -1.0)  # (B, M, A)
         best_iou, best_box = iou.max(dim=1)
         matched = torch.where(best_iou > self.threshold, best_box, BACKGROUND)
@@ -100,7 +105,7 @@ class AtssMatcher:
     def __call__(self, boxes_xyxy: Tensor, valid: Tensor, anchors_xyxy: Tensor) -> Tensor:
         batch, num_boxes = valid.shape
         if num_boxes == 0:
-            return torch.full((batch, len(anchors_xyxy)), BACKGROUND, device=anchors_xyxy.device)
+            return all_background(batch, anchors_xyxy)
         iou = pairwise_iou(boxes_xyxy, anchors_xyxy)  # (B, M, A)
         centres = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2
         box_centres = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
