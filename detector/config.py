@@ -31,9 +31,7 @@ class DetectorConfig:
     normalization: str = "dataset"  # dataset: channel mean/std of the training images; imagenet: torchvision's
 
     # Trunk
-    trunk: str = (
-        "resnet18"  # resnet18 / 34 / 50 / 101, torchvision's blocks; report_ssd: plain convolutions, levels 2..7
-    )
+    trunk: str = "resnet18"  # resnet18 / 34 / 50 / 101, torchvision's; report_ssd: plain convolutions, levels 2..7
     trunk_width: float = 0.25  # channel multiplier; 1.0 is torchvision's own network
     trunk_weights: str = ""  # "" random, "imagenet", or a state_dict file
     detector_weights: str = ""  # a whole detector's checkpoint to start from
@@ -68,7 +66,6 @@ class DetectorConfig:
     prior_ratios: Any = ()  # SSD: ratios of each level; r stands for r and 1/r
     anchor_offset: float = 0.5  # centre of a cell's anchors in strides; torchvision's is 0
     anchor_rounding: bool = False  # round corners to whole pixels, as torchvision does
-
     box_variances: tuple[float, ...] = (1.0, 1.0)  # regression targets are divided by these: centre, log side
 
     # Matching
@@ -76,7 +73,6 @@ class DetectorConfig:
     match_iou_high: float = 0.5  # at least this: positive
     match_iou_low: float = 0.4  # below this: background; between: ignored
     match_force_best: bool = True  # the best anchors of every box are positive whatever their IoU
-
     atss_candidates: int = 9  # ATSS: nearest cells considered on each level
 
     # Loss
