@@ -21,11 +21,15 @@ class CommandError(ValueError):
 
 
 @contextlib.contextmanager
-def command() -> Iterator[None]:
-    """Runs a command's body: our own errors about what the user gave become `error: ...` and exit 2."""
+def command(*more_errors: type[Exception]) -> Iterator[None]:
+    """Runs a command's body: our own errors about what the user gave become `error: ...` and exit 2.
+
+    `more_errors` are those of other packages that the command calls.
+    """
+    refusals: tuple[type[Exception], ...] = (*USER_ERRORS, CommandError, *more_errors)
     try:
         yield
-    except (*USER_ERRORS, CommandError) as error:
+    except refusals as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 

@@ -55,13 +55,14 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     if options.threads is not None and options.threads < 1:
         raise CommandError(f"--threads must be at least 1, got {options.threads}")
     source = DataSource.from_options(
-        options.data, options.train_annotations, options.train_images, options.val_annotations, options.val_images
-    )
+        options.data, options.train_annotations, options.train_images, options.val_annotations, options.val_images,
+        options.extended_annotations,
+    )  # fmt: skip
     if source is None:
         raise CommandError("--data must name a folder with train.json, val.json and images/; nothing was given")
     if options.threads:
         torch.set_num_threads(options.threads)
-    data = load_training_data(source, config.image_size_px, options.skip_bad)
+    data = load_training_data(source, config.image_size_px, options.skip_bad, config.train_split)
     trainer = Trainer(config, data, options.seed, options.device, options.official_eval)
     options.out.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(options.out / "checkpoint.pt")
@@ -106,6 +107,9 @@ def main(arguments: list[str] | None = None) -> None:
     for split in ("train", "val"):
         parser.add_argument(f"--{split}-annotations", help=f"COCO file of the {split} split, instead of --data")
         parser.add_argument(f"--{split}-images", help=f"image folder of the {split} split")
+    parser.add_argument(
+        "--extended-annotations", help="more training images, for a config whose train_split is extended"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics")
     parser.add_argument(
         "--epochs", type=int, default=None, help="epochs to train (default: the config's schedule_epochs)"

@@ -83,6 +83,10 @@ class Trainer:
         canvas = tuple(reading.image_size_px)
         if data.train.images.shape[1:3] != canvas:
             raise ConfigError(f"the data is decoded onto {data.train.images.shape[1:3]}, the config asks for {canvas}")
+        if data.train.split.name != reading.train_split:
+            raise ConfigError(
+                f"the data holds the {data.train.split.name} split, the config asks for {config.train_split}"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = Detector(reading, len(data.dataset.class_names))
@@ -247,7 +251,7 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
 
 
 def make_optimizer(model: nn.Module, config: DetectorConfig, device: torch.device) -> torch.optim.Optimizer:
-    """SGD or AdamW in two groups: weight decay acts on weights, not on norms and biases."""
+    """SGD, Adam or AdamW in two groups: weight decay acts on weights, not on norms and biases."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -255,7 +259,8 @@ def make_optimizer(model: nn.Module, config: DetectorConfig, device: torch.devic
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.adam_beta2), fused=True)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr, betas=(0.9, config.adam_beta2), fused=True)
 
 
 def detections_as_coco(found: Detections, cached: CachedSplit, start: int) -> list[dict[str, Any]]:

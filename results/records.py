@@ -72,6 +72,7 @@ class Trial:
     varied: dict[str, Any]  # the proposal: searched fields that this config consumes
     seed: int
     proposal: int | None
+    step: str = ""  # of an ablation's chain
     epochs: dict[int, dict[str, Any]] = field(default_factory=dict)  # epoch record by epoch
     leg_target: int | None = None  # the leg decided on or under way, in epochs
     legs: int = 0
@@ -143,7 +144,7 @@ class StudyState:
     def _on_trial_created(self, record: dict[str, Any]) -> None:
         trial = Trial(
             record["trial"], len(self.trials) + 1, record["role"], record["config_hash"], record["config"],
-            record["varied"], record["seed"], record.get("proposal"), leg_target=self.levels[0],
+            record["varied"], record["seed"], record.get("proposal"), record.get("step", ""), leg_target=self.levels[0],
         )  # fmt: skip
         self.trials[trial.id] = trial
         self.proposals = max(self.proposals, trial.proposal or 0)
@@ -202,7 +203,11 @@ class StudyState:
             return trial.outcome
         return "stopped" if trial.leg_target is not None else "pruned"
 
-    def best_trial(self, role: str = "search") -> Trial | None:
-        """Highest score at the highest rung that any trial reached; before any rung, the highest score so far."""
+    def best_trial(self, role: str = "") -> Trial | None:
+        """Highest score at the highest rung that any trial reached; before any rung, the highest score so far.
+
+        Among the trials of one role: by default that of trial 1, search or ablation.
+        """
+        role = role or next((trial.role for trial in self.trials.values()), "")
         scored = [t for t in self.trials.values() if t.role == role and not math.isnan(t.best_score(self.metric))]
         return max(scored, key=lambda t: (t.rung, t.best_score(self.metric), -t.number), default=None)

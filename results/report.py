@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from results.ablation import ablation_rows, as_latex, caption
 from results.importance import Effect, effects
 from results.plots import write_curves
 from results.records import JOURNAL_NAME, STATES, JournalError, StudyState, read_journal, read_plan
@@ -32,6 +33,7 @@ class Results:
     trials: list[Row]  # leaderboard.csv
     configs: list[Row]  # configs.csv
     effects: list[Effect]
+    steps: list[Row]  # ablation.csv; empty for a search
 
 
 def write_results(folder: Path) -> Results:
@@ -43,10 +45,18 @@ def write_results(folder: Path) -> Results:
     state = load_state(plan, read_journal(folder / JOURNAL_NAME))
     out = folder / "results"
     out.mkdir(exist_ok=True)
-    found = Results(summary(plan, state), leaderboard(state), configurations(state), effects(state))
-    for name, rows in (("leaderboard", found.trials), ("configs", found.configs)):
-        (out / f"{name}.csv").write_text(as_csv(rows))
-        (out / f"{name}.md").write_text(as_markdown(rows))
+    is_search = "steps" not in plan
+    found = Results(
+        summary(plan, state), leaderboard(state), configurations(state), effects(state) if is_search else [],
+        [] if is_search else ablation_rows(plan, state),
+    )  # fmt: skip
+    tables = {"leaderboard": found.trials, "configs": found.configs, "ablation": found.steps}
+    for name, rows in tables.items():
+        if rows:
+            (out / f"{name}.csv").write_text(as_csv(rows))
+            (out / f"{name}.md").write_text(as_markdown(rows))
+    if found.steps:
+        (out / "ablation.tex").write_text(as_latex(found.steps, caption(plan, state)))
     (out / "summary.json").write_text(json.dumps(found.summary, indent=1) + "\n")
     curves = write_curves(state, f"{plan['name']}: {state.metric} on {plan['dataset']['name']}", out / "curves.png")
     (out / "report.html").write_text(page(plan, state, found, curves))
@@ -78,7 +88,8 @@ def headline(told: Row) -> str:
 
 
 def counts(told: Row) -> str:
-    """How the trials of a summary ended, in one line."""
+    """How the trials of a summary ended, in one line: those of the search, or of the ablation that it was."""
+    told = told.get("ablation", told)
     ends = ", ".join(f"{told[name]} {name}" for name in STATES if told[name] or name in ALWAYS_COUNTED)
     return f"{told['trials']} trials: {ends}"
 
@@ -113,12 +124,16 @@ def page(plan: dict[str, Any], state: StudyState, found: Results, curves: bytes)
         + "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
         + "</table>",
         f'<h2>Learning curves</h2><img alt="score by epoch of every trial" src="data:image/png;base64,{picture}">',
+        *([f"<h2>Steps</h2><p>{html.escape(caption(plan, state))}</p>{_table(found.steps)}"] if found.steps else []),
         f"<h2>Configurations</h2>{_table(found.configs)}",
         f"<h2>Trials</h2>{_table(found.trials)}",
-        "<h2>What varied and went with the score at the first rung</h2>"
-        "<p>One study, few trials: an association, not yet a cause.</p>" + _table(mattered),
-        f"<h2>Why trials were not continued</h2>{_table(pruned)}",
     ]
+    if not found.steps:
+        parts += [
+            "<h2>What varied and went with the score at the first rung</h2>"
+            "<p>One study, few trials: an association, not yet a cause.</p>" + _table(mattered),
+            f"<h2>Why trials were not continued</h2>{_table(pruned)}",
+        ]
     return _PAGE.format(title=html.escape(plan["name"]), body="\n".join(parts))
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from results.records import StudyState, Trial
+from results.records import STATES, StudyState, Trial
 
 Row = dict[str, Any]
 
@@ -51,6 +51,8 @@ def leaderboard(state: StudyState) -> list[Row]:
             "rung": state.levels[trial.rung] if trial.rung >= 0 else 0, "epochs": trial.last_epoch,
             "best_epoch": best or 0,
         }  # fmt: skip
+        if trial.step:
+            row["step"] = trial.step
         for name in ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"):
             row[name] = scores.get(name, math.nan)
         if state.metric not in row:
@@ -68,7 +70,7 @@ def configurations(state: StudyState) -> list[Row]:
     """
     groups: dict[str, list[Trial]] = defaultdict(list)
     for trial in state.trials.values():
-        if trial.role in ("search", "final"):
+        if trial.role in ("search", "final", "ablation"):
             groups[trial.config_hash].append(trial)
     fields = varied_fields(state)
     rows = []
@@ -135,8 +137,8 @@ def train_share(records: Sequence[dict[str, Any]]) -> float:
 def summary(plan: dict[str, Any], state: StudyState) -> Row:
     """The study in one object (summary.json); trials, finished, pruned, failed and best count the search alone."""
     searched = [trial for trial in state.trials.values() if trial.role == "search"]
-    states = [state.final_state(trial) for trial in searched]
-    best = state.best_trial()
+    ablated = [trial for trial in state.trials.values() if trial.role == "ablation"]
+    best = state.best_trial("search")
     epoch = best.best_epoch(state.metric) if best else None
     share = train_share(state.records)
     tests = {r["which"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
@@ -144,7 +146,7 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
         "study": plan["name"],
         "metric": state.metric,
         "trials": len(searched),
-        **{name: states.count(name) for name in ("finished", "pruned", "failed", "diverged", "infeasible", "stopped")},
+        **_states(state, searched),
         "best": None
         if best is None or epoch is None
         else {
@@ -158,13 +160,19 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
         },
         "base": _base_scores(searched, state.metric),
         **({"test": tests} if tests else {}),
-        "epochs": sum(len(trial.epochs) for trial in searched),
+        **({"ablation": {"trials": len(ablated), **_states(state, ablated)}} if ablated else {}),
+        "epochs": sum(len(trial.epochs) for trial in searched or ablated),
         "wall_seconds": round(wall_seconds(state.records), 1),
         "train_share": None if math.isnan(share) else round(share, 4),
         "ended": state.ended,
         "dataset": plan["dataset"],
         "versions": plan["versions"],
     }
+
+
+def _states(state: StudyState, trials: list[Trial]) -> Row:
+    found = [state.final_state(trial) for trial in trials]
+    return {name: found.count(name) for name in STATES}
 
 
 def _base_scores(searched: list[Trial], metric: str) -> Row | None:

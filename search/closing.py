@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.data.dataset import DataSource
+from results.ablation import caption
 from results.importance import Effect
 from results.records import StudyState, Trial
 from results.report import Results, counts, headline
@@ -90,7 +92,7 @@ def resume_command(study: Study) -> str:
     words = [
         "python",
         "-m",
-        "search.run",
+        "search.ablate" if study.steps else "search.run",
         "--space",
         study.plan["space_option"],
         "--resume",
@@ -107,23 +109,28 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
     if reason == "interrupted":
         console.print("interrupted; the table so far:", highlight=False)
     told = found.summary
-    console.print(ranking(state, found.configs))
-    _say(console, headline(told))
+    if found.steps:
+        console.print(ablation(found.steps))
+        _say(console, caption(study.plan, state))
+    else:
+        console.print(ranking(state, found.configs))
+        _say(console, headline(told))
     _say(
         console,
         f"{counts(told)}; {told['epochs']} epochs in {told['wall_seconds'] / 60:.1f} min, "
         f"train_share {show(told['train_share'])}",
     )
-    _print_effects(state, found.effects, console)
+    if not found.steps:
+        _print_effects(state, found.effects, console)
     _print_reasons(state, console)
     run = study.folder
     _say(console, "\nnext:")
     _say(console, f"  {shlex.join(['tensorboard', '--logdir', str(run)])}")
     train = ["python", "-m", "detector.train", "--config", str(run / "best.yaml"), *_data_options(study)]
     _say(console, f"  {shlex.join([*train, '--out', f'{run.name}-best'])}")
-    more = "" if reason == "interrupted" else f" --trials {study.plan['trials'] * 2}"
-    _say(console, f"  {resume_command(study)}{more}")
-    _say(console, f"results: {run / 'results'} (report.html, leaderboard.csv, configs.csv, curves.png)")
+    _say(console, f"  {resume_command(study)}{'' if reason == 'interrupted' else _extension(study)}")
+    table = "ablation.md" if found.steps else "configs.csv"
+    _say(console, f"results: {run / 'results'} (report.html, leaderboard.csv, {table}, curves.png)")
 
 
 def ranking(state: StudyState, configs: list[Row]) -> Table:
@@ -144,6 +151,41 @@ def ranking(state: StudyState, configs: list[Row]) -> Table:
             *cells, describe_values(differences(state, trial)) or "base", style="bold" if position == 0 else None
         )
     return table
+
+
+def ablation(rows: list[Row]) -> Table:
+    """The steps of an ablation as a terminal table; the files hold its other columns."""
+    table = Table(title="steps, each on top of the one above", title_justify="left")
+    for heading in (
+        "step",
+        "parameters",
+        "n",
+        "mAP",
+        "sd",
+        "delta",
+        "AP50",
+        "ms/batch",
+        "min",
+        "report mAP",
+        "report ms",
+    ):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "step" else "right")
+    for row in rows:
+        delta = row["delta"]
+        parameters = f"{row['parameters']:,}" if row["parameters"] else "-"
+        table.add_row(
+            row["step"], parameters, str(row["n"]), show(row["mAP_mean"]), show(row["mAP_sd"]),
+            "-" if math.isnan(delta) else f"{delta:+.3f}", show(row["AP50"]), show(row["ms_per_batch"]),
+            show(row["train_minutes"]), show(row["report_mAP"]), show(row["report_ms"]),
+        )  # fmt: skip
+    return table
+
+
+def _extension(study: Study) -> str:
+    """The words that make a finished study go on further."""
+    if study.steps:
+        return f" --seeds {2 * study.plan['trials'] // len(study.steps)}"
+    return f" --trials {study.plan['trials'] * 2}"
 
 
 def _print_effects(state: StudyState, effects: list[Effect], console: Console) -> None:

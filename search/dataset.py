@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detector.data.cache import CachedSplit, cache_home, cached_split
+from detector.config import DetectorConfig
+from detector.data.cache import CachedSplit, cache_home, cached_split, canvas_boxes
 from detector.data.coco import load_dataset
-from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
+from detector.data.dataset import DataSource, DetectionDataset, Split
 from detector.data.lidar import make_dataset_once
+from detector.model.cells import check_anchors
 from search.options import Options
 from spaces.distributions import Choice, SpaceError
-from spaces.fitting import DatasetFacts
-from spaces.space import ResolvedSpace, Space, StreetData
+from spaces.space import Profile, ResolvedSpace, StreetData
 
 IMAGES_SHOWN = 4
 MAX_CANVASES = 3  # each is a decoded copy of the dataset on disk
 STREET_SEED = 0
+BOXES_CHECKED = 3000  # of the training split, evenly spread: enough to tell anchors that reach nothing
 
 
-def open_dataset(options: Options, space: Space, profile: str, say: Any) -> tuple[DataSource, DetectionDataset]:
+def open_dataset(options: Options, profile: Profile, train_split: str, say: Any) -> tuple[DataSource, DetectionDataset]:
     """The user's dataset, checked; the simulated street, made once per machine, where none is named."""
-    source = DataSource.from_options(
-        options.data, options.train_annotations, options.train_images, options.val_annotations, options.val_images
-    ) or make_street(space.profiles[profile].street, say)
-    return source, load_dataset(source, options.skip_bad)
+    source = user_source(options) or make_street(profile.street, say)
+    return source, load_dataset(source, options.skip_bad, train_split)
 
 
-def names_data(options: Options) -> bool:
-    """Whether the user names a dataset; else it is the street."""
-    return any(
-        (options.data, options.train_annotations, options.train_images, options.val_annotations, options.val_images)
+def user_source(options: Options) -> DataSource | None:
+    """The dataset that the user names; None where it is to be the street."""
+    return DataSource.from_options(
+        options.data,
+        options.train_annotations,
+        options.train_images,
+        options.val_annotations,
+        options.val_images,
+        options.extended_annotations,
     )
 
 
 def make_street(street: StreetData, say: Any) -> DataSource:
     """The simulated street of a profile, from the cache where this machine has made it before."""
-    counts = {"train": street.train, "val": street.val, "test": street.test}
+    counts = {"train": street.train, "val": street.val, "test": street.test, "extended": street.extended}
     code = hashlib.sha256()
     for name in ("lidar.py", "lidar_scene.py"):  # another generator makes other data
         code.update((Path(__file__).parents[1] / "detector" / "data" / name).read_bytes())
-    label = f"street-{street.train}-{street.val}-{street.test}-{street.degrees}-{code.hexdigest()[:8]}"
+    label = "-".join(map(str, ["street", *counts.values(), street.degrees, code.hexdigest()[:8]]))
     out = cache_home() / "made" / label
     if not out.is_dir():
         say(f"making the simulated street ({sum(counts.values())} images) in {out}")
@@ -51,23 +57,18 @@ def make_street(street: StreetData, say: Any) -> DataSource:
     return source
 
 
-def dataset_facts(dataset: DetectionDataset) -> DatasetFacts:
-    """What a space may fit itself to."""
-    train = dataset.train
-    boxes = [
-        (n, box)
-        for n, rows in enumerate(train.boxes_xyxy)
-        for box, crowd in zip(rows.tolist(), train.crowd[n], strict=True)
-        if not crowd
-    ]
-    if not boxes:
-        raise DataError(f"{train.annotations}: the training split must have a box that is not a crowd's; it has none")
-    return DatasetFacts(
-        tuple((record.height, record.width) for record in train.images),
-        tuple((box[3] - box[1], box[2] - box[0]) for _, box in boxes),
-        tuple(n for n, _ in boxes),
-        dataset.full_turn,
-    )
+def anchor_check(dataset: DetectionDataset) -> Callable[[DetectorConfig], None]:
+    """A check that raises ConfigError for a config whose anchors reach hardly any training box."""
+    by_canvas: dict[tuple[int, int], Any] = {}
+
+    def check(config: DetectorConfig) -> None:
+        canvas = config.image_size_px
+        if canvas not in by_canvas:
+            boxes = canvas_boxes(dataset.train, canvas)[0]
+            by_canvas[canvas] = boxes[:: max(1, len(boxes) // BOXES_CHECKED)]
+        check_anchors(config, by_canvas[canvas])
+
+    return check
 
 
 def decode_canvases(
@@ -96,8 +97,27 @@ def images_to_show(val: Split) -> list[dict[str, Any]]:
     return [{"position": n, "path": str(val.images[n].path), "boxes": val.boxes_xyxy[n].tolist()} for n in with_boxes]
 
 
-def describe_dataset(dataset: DetectionDataset, caches: dict[str, CachedSplit]) -> dict[str, Any]:
-    """The dataset's entry of study.json and summary.json."""
+def describe_dataset(
+    dataset: DetectionDataset, caches: dict[str, CachedSplit], source: DataSource, with_extended: bool, skip_bad: bool
+) -> dict[str, Any]:
+    """The dataset's entry of study.json and summary.json.
+
+    `with_extended`: a step trains on the extended split too; it is read and decoded, and the fingerprint covers it.
+    """
+    told = _describe_training(dataset, caches)
+    if with_extended:
+        more = load_dataset(source, skip_bad, "extended").train
+        cached = cached_split(more, _canvas_of(caches["train"]), skip_bad)
+        told["fingerprint"] += cached.fingerprint[:8]
+        told["extended_images"], told["extended_boxes"] = len(cached), cached.split.num_boxes
+    return told
+
+
+def _canvas_of(cached: CachedSplit) -> tuple[int, int]:
+    return cached.images.shape[1], cached.images.shape[2]
+
+
+def _describe_training(dataset: DetectionDataset, caches: dict[str, CachedSplit]) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "fingerprint": f"{caches['train'].fingerprint[:8]}{caches['val'].fingerprint[:8]}",

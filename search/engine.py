@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from detector.config import ConfigError, DetectorConfig
 from results.records import StudyState, Trial
 from search.journal import Journal
 from search.rungs import Rung, Scheduler
+from spaces.chain import ResolvedStep
 from spaces.space import ResolvedSpace
 
 MAX_LOSSES = 3  # legs of one trial lost with their worker before it is called infeasible
@@ -58,17 +59,19 @@ class Engine:
         state: StudyState,
         journal: Journal,
         space: ResolvedSpace,
-        sampler: Sampler,
+        sampler: Sampler | None,
         scheduler: Scheduler,
         limits: Limits,
         fingerprint: str,
         seed: int,
         clock: Callable[[], float] = time.monotonic,
+        check: Callable[[DetectorConfig], None] = lambda config: None,
     ) -> None:
         self.state, self.journal, self.space = state, journal, space
         self.sampler, self.scheduler, self.limits = sampler, scheduler, limits
         self.fingerprint, self.seed = fingerprint, seed
         self.clock, self.started = clock, clock()
+        self.check = check  # raises ConfigError for a config that this dataset cannot train
         self.running: dict[str, Leg] = {}  # by trial
         self.exhausted = False
         self.disk_full = False
@@ -130,8 +133,9 @@ class Engine:
         searched = [t for t in self.state.trials.values() if t.role == "search"]
         if len(searched) >= self.limits.trials or self.exhausted:
             return None
+        assert self.sampler is not None
         if not searched:
-            return self._create({}, None)
+            return self._create({}, None, self.seed)
         for _ in range(MAX_BARREN_PROPOSALS):
             number = self.state.proposals + 1
             values = self.sampler.propose(number, self.state)
@@ -140,6 +144,7 @@ class Engine:
             self.record("proposal", number=number, values=values)
             try:
                 config = self.space.config(values)
+                self.check(config)
             except ConfigError as error:
                 self.record("proposal_refused", number=number, reason=str(error))
                 continue
@@ -147,19 +152,21 @@ class Engine:
             if known is not None:
                 self.record("proposal_known", number=number, known_as=known.id)
                 continue
-            return self._create(values, number)
+            return self._create(values, number, self.seed)
         self.exhausted = True
         self.record("space_exhausted", after=len(searched))
         return None
 
-    def _create(self, values: dict[str, Any], proposal: int | None) -> Trial:
+    def _create(
+        self, values: dict[str, Any], proposal: int | None, seed: int, role: str = "search", step: str = ""
+    ) -> Trial:
         config = self.space.config(values)
         active = config.active_dict()
         varied = {name: active[name] for name in values if name in active}
-        identity = trial_id(config, self.fingerprint, self.seed)
+        identity = trial_id(config, self.fingerprint, seed)
         self.record(
-            "trial_created", trial=identity, role="search", config_hash=config.hash(), config=active,
-            varied=varied, seed=self.seed, proposal=proposal,
+            "trial_created", trial=identity, role=role, config_hash=config.hash(), config=active,
+            varied=varied, seed=seed, proposal=proposal, **({"step": step} if step else {}),
         )  # fmt: skip
         return self.state.trials[identity]
 
@@ -179,6 +186,33 @@ class Engine:
     def idle(self) -> bool:
         """Whether nothing runs."""
         return not self.running
+
+
+class AblationEngine(Engine):
+    """Trains every step of a chain on every seed, a whole chain after another; nothing is proposed or pruned."""
+
+    def __init__(
+        self,
+        state: StudyState,
+        journal: Journal,
+        space: ResolvedSpace,
+        steps: Sequence[ResolvedStep],
+        scheduler: Scheduler,
+        limits: Limits,
+        fingerprint: str,
+        seed: int,
+    ) -> None:
+        super().__init__(state, journal, space, None, scheduler, limits, fingerprint, seed)
+        self.steps = steps
+
+    def _new_trial(self) -> Trial | None:
+        """The first step of the first seed that is not there yet."""
+        created = {(trial.step, trial.seed) for trial in self.state.trials.values()}
+        for seed in range(self.seed, self.seed + self.limits.trials // len(self.steps)):
+            for step in self.steps:
+                if (step.name, seed) not in created:
+                    return self._create(step.values, None, seed, "ablation", step.name)
+        return None
 
 
 def trial_id(config: DetectorConfig, fingerprint: str, seed: int) -> str:

@@ -123,7 +123,8 @@ def _probe(job: dict[str, Any]) -> list[float]:
     seconds = []
     for values in job["configs"]:
         config = DetectorConfig.from_dict(values)
-        data = load_training_data(DataSource.from_dict(job["source"]), config.image_size_px, job["skip_bad"])
+        source = DataSource.from_dict(job["source"])
+        data = load_training_data(source, config.image_size_px, job["skip_bad"], config.train_split)
         trainer = Trainer(config, data, 0, job["device"])
         seconds.append(_epoch_seconds(trainer))
     return seconds

@@ -21,7 +21,8 @@ def score(job: dict[str, Any]) -> dict[str, float]:
     if state is None:
         raise SystemExit(f"trial {job['trial']} has no {BEST}")
     config = DetectorConfig.from_dict(state["config"])
-    data = load_training_data(DataSource.from_dict(job["source"]), config.image_size_px, job["skip_bad"])
+    source = DataSource.from_dict(job["source"])
+    data = load_training_data(source, config.image_size_px, job["skip_bad"], config.train_split)
     trainer = Trainer(config, data, state["seed"], job["device"], job["official_eval"])
     trainer.model.load_state_dict(state["model"])
     if trainer.ema is not None:

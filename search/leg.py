@@ -23,8 +23,8 @@ CHECKPOINT, BEST, DETECTIONS, THREADS, LOG, ERROR = (
     "checkpoint.pt", "best.pt", "detections.json", "threads", "log.txt", "error.txt",
 )  # fmt: skip
 
-# The decoded datasets that this process has opened, by (source, canvas): the next leg on it starts at once.
-_OPEN_DATA: dict[tuple[str, tuple[int, int]], Any] = {}
+# The decoded datasets that this process has opened, by (source, canvas, split): the next leg on it starts at once.
+_OPEN_DATA: dict[tuple[str, tuple[int, int], str], Any] = {}
 
 
 class LegRunner:
@@ -86,7 +86,7 @@ class LegRunner:
 
         torch.set_num_threads(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
-        data = open_data(self.study["source"], config.image_size_px, self.study["skip_bad"])
+        data = open_data(self.study["source"], config.image_size_px, self.study["skip_bad"], config.train_split)
         trainer = Trainer(config, data, self.leg["seed"], self.study["device"], self.study["official_eval"])
         (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
         state = load_checkpoint(self.folder / CHECKPOINT)
@@ -131,14 +131,14 @@ class LegRunner:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
-def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool) -> Any:
+def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool, train_split: str) -> Any:
     """The training data on a canvas, opened once per process."""
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
 
-    key = (json.dumps(source, sort_keys=True), (canvas[0], canvas[1]))
+    key = (json.dumps(source, sort_keys=True), (canvas[0], canvas[1]), train_split)
     if key not in _OPEN_DATA:
-        _OPEN_DATA[key] = load_training_data(DataSource.from_dict(source), canvas, skip_bad)
+        _OPEN_DATA[key] = load_training_data(DataSource.from_dict(source), canvas, skip_bad, train_split)
     return _OPEN_DATA[key]
 
 

@@ -12,6 +12,7 @@ from search.rungs import SCHEDULERS
 from search.sampler import SAMPLERS
 
 DEFAULT_RUNS_DIR = "runs"
+DEFAULT_SEEDS = 3
 
 
 class StudyError(ValueError):
@@ -22,12 +23,15 @@ class StudyError(ValueError):
 class Options:
     """What a user may ask of a study; None stands for the default of the space, the machine or the plan."""
 
+    kind: str = "search"  # or ablation
     space: str = "retinanet"
+    from_step: str | None = None
     data: str | None = None
     train_annotations: str | None = None
     train_images: str | None = None
     val_annotations: str | None = None
     val_images: str | None = None
+    extended_annotations: str | None = None
     skip_bad: bool = False
     runs_dir: str = DEFAULT_RUNS_DIR
     name: str | None = None
@@ -42,6 +46,8 @@ class Options:
     grace: int | None = None
     metric: str | None = None
     seed: int | None = None
+    seeds: int | None = None
+    imagenet_weights: str | None = None
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
     concurrent: int | None = None
@@ -61,7 +67,7 @@ def check_choices(options: Options) -> None:
         if value not in allowed:
             raise StudyError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
     parse_set_fields(options.set_fields)
-    positive = ("trials", "epochs", "max_hours", "concurrent")
+    positive = ("trials", "epochs", "max_hours", "concurrent", "seeds")
     for name, number in [(f"--{n.replace('_', '-')}", getattr(options, n)) for n in positive]:
         if number is not None and number <= 0:
             raise StudyError(f"{name} must be positive, got {number}")

@@ -1,33 +1,38 @@
-"""From what the user asked to the frozen plan (study.json), for a new study and for one that goes on."""
+"""From what the user asked to the frozen plan (study.json) of a new study; search/resume.py takes up an old one."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.config import ConfigError, DetectorConfig
-from detector.data.coco import load_dataset
-from detector.data.dataset import DataSource, DetectionDataset
+from detector.config import DetectorConfig
+from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from detector.evaluate import METRIC_NAMES
-from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
-from search.dataset import dataset_facts, decode_canvases, describe_dataset, images_to_show, names_data, open_dataset
+from results.records import PLAN_NAME
+from search.dataset import (
+    anchor_check,
+    decode_canvases,
+    describe_dataset,
+    images_to_show,
+    open_dataset,
+    user_source,
+)
 from search.journal import write_atomically
-from search.options import Options, StudyError, check_choices, parse_set_fields
+from search.options import DEFAULT_SEEDS, Options, StudyError, check_choices, parse_set_fields
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, count_gpus, plan_resources
 from search.rungs import rung_levels
 from search.sampler import grid_size
-from spaces.space import ResolvedSpace, load_space, resolve
+from spaces.chain import ResolvedStep, resolve_chain
+from spaces.fitting import DatasetFacts
+from spaces.loading import load_space, space_names
+from spaces.space import Profile, ResolvedSpace, resolve, train_split_of
 
 MAX_GRID = 10_000
-# The options that name data file by file: split of the source, and whether annotations or images.
-SPLIT_OPTIONS = {
-    "train_annotations": ("train", 0), "train_images": ("train", 1), "val_annotations": ("val", 0), "val_images": ("val", 1),
-}  # fmt: skip
 
 
 @dataclass
@@ -39,11 +44,24 @@ class Study:
     space: ResolvedSpace
     resources: Resources
     resumed: bool
+    check: Callable[[DetectorConfig], None]  # raises ConfigError for a config that this dataset cannot train
+
+    @property
+    def steps(self) -> list[ResolvedStep]:
+        """The steps of an ablation; none for a search."""
+        return [ResolvedStep.from_dict(step) for step in self.plan.get("steps", [])]
 
 
-# What --resume may change; everything else is the plan's.
-MAY_CHANGE = ("runs_dir", "name", "resume", "trials", "max_hours", "cpus_per_trial", "gpus_per_trial", "concurrent", "test",
-              "dry_run")  # fmt: skip
+@dataclass
+class _Given:
+    """What every plan starts from: the data that was read, and a space completed by it."""
+
+    profile_name: str
+    profile: Profile
+    source: DataSource
+    dataset: DetectionDataset
+    space: ResolvedSpace
+    check: Callable[[DetectorConfig], None]
 
 
 def make_plan(options: Options, say: Any) -> Study:
@@ -51,54 +69,26 @@ def make_plan(options: Options, say: Any) -> Study:
 
     Raises: StudyError, SpaceError, ConfigError, DataError: all a user's to mend.
     """
-    check_choices(options)
-    space = load_space(options.space)
-    profile = options.profile if options.profile != "auto" else ("gpu" if count_gpus()[0] else "cpu")
-    source, dataset = open_dataset(options, space, profile, say)
-    facts = dataset_facts(dataset)
-    fixed = parse_set_fields(options.set_fields)
-    if options.epochs is not None:
-        fixed.setdefault("schedule_epochs", options.epochs)
-    street_steps = space.profiles[profile].street.steps_per_epoch
-    if street_steps and not names_data(options):
-        fixed.setdefault("steps_per_epoch", street_steps)
-    resolved = resolve(space, profile, facts, fixed)
-    resolved.base = checked_base(resolved.base, dataset)
-    budget = resolved.budget
-    epochs = options.epochs or budget.epochs
-    grace = options.grace if options.grace is not None else min(budget.grace, epochs)
-    eta = options.eta if options.eta is not None else budget.eta
-    trials = options.trials or budget.trials
-    scheduler, sampler = options.scheduler or "asha", options.sampler or "tpe"
-    levels = _levels(scheduler, grace, epochs, eta)
-    if sampler == "grid":
-        all_of_it = grid_trials(resolved)
-        trials = options.trials or all_of_it
-    resources = resources_of(options, trials, profile == "gpu")
+    given = _read_what_is_given(options, say)
+    settled = _settle_ablation(options, given) if options.kind == "ablation" else _settle_search(options, given)
+    resources = resources_of(options, settled["trials"], given.profile_name == "gpu")
+    dataset, resolved = given.dataset, given.space
     caches = decode_canvases(dataset, resolved, options.skip_bad, say)
-    metric = options.metric or "mAP"
-    _check_metric(metric, dataset)
-    seed = options.seed or 0
     plan: dict[str, Any] = {
         "format": 1,
+        "kind": options.kind,
         "name": options.name or f"{Path(options.space).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
         "space": resolved.to_dict(),
         "space_option": options.space,
-        "profile": profile,
-        "metric": metric,
-        "seed": seed,
-        "sampler": sampler,
-        "scheduler": scheduler,
-        "levels": levels,
-        "eta": eta,
-        "grace": grace,
-        "epochs": epochs,
-        "trials": trials,
+        "profile": given.profile_name,
+        "from_step": options.from_step,
+        "imagenet_weights": options.imagenet_weights,
+        **settled,
         "max_hours": options.max_hours,
         "official_eval": options.official_eval,
         "skip_bad": options.skip_bad,
-        "source": source.to_dict(),
-        "dataset": describe_dataset(dataset, caches),
+        "source": given.source.to_dict(),
+        "dataset": describe_dataset(dataset, caches, given.source, wants_extended(settled), options.skip_bad),
         "shown_images": images_to_show(dataset.val),
         "dropped": dataset.dropped,
         "versions": versions(),
@@ -112,98 +102,80 @@ def make_plan(options: Options, say: Any) -> Study:
         raise StudyError(
             f"{folder} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
         )
-    return Study(folder, plan, resolved, resources, resumed=False)
+    return Study(folder, plan, resolved, resources, resumed=False, check=given.check)
 
 
-def resume_plan(options: Options, say: Any) -> Study:
-    """The plan of a study that is to go on; trials and hours may be extended, the rest stays as it was.
-
-    Raises: StudyError where there is no such study, its data changed, or something else was asked to change.
-    """
+def _read_what_is_given(options: Options, say: Any) -> _Given:
     check_choices(options)
-    folder = find_study(options)
-    plan = read_plan(folder)
-    default = Options()
-    if options.space != default.space and not _searches(plan, options.space):
-        raise StudyError(f"--resume: {folder} searches the space {plan['space_option']}, not {options.space}")
-    changed = [
-        name for name in vars(options)
-        if name not in MAY_CHANGE and name != "space" and getattr(options, name) != getattr(default, name)
-        and not _says_what_the_plan_says(options, name, plan)
-    ]  # fmt: skip
-    if changed:
+    space = load_space(options.space)
+    name = options.profile if options.profile != "auto" else ("gpu" if count_gpus()[0] else "cpu")
+    profile = space.profiles[name]
+    if options.kind == "ablation" and not profile.chain:
+        chains = [other for other in space_names() if load_space(other).profiles[name].chain]
         raise StudyError(
-            f"--resume goes on with the study's own plan; {', '.join(_option_name(c) for c in changed)} cannot change"
+            f"--space {options.space} has no chain of steps to ablate; there is one in {', '.join(chains)}, or write "
+            "`chain:` into a YAML file"
         )
-    source = DataSource.from_dict(plan["source"])
-    dataset = load_dataset(source, plan["skip_bad"])
-    space = ResolvedSpace.from_dict(plan["space"])
-    caches = decode_canvases(dataset, space, plan["skip_bad"], say)
-    fingerprint = describe_dataset(dataset, caches)["fingerprint"]
-    if fingerprint != plan["dataset"]["fingerprint"]:
-        raise StudyError(
-            f"{folder} was begun on data with fingerprint {plan['dataset']['fingerprint']}, {plan['dataset']['name']} now has "
-            f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
-        )
-    # study.json is never rewritten: what an earlier session extended stands in the journal.
-    before = {"trials": plan["trials"], "max_hours": plan["max_hours"], **_last_session(folder)}
-    trials = options.trials or before["trials"]
-    plan = {**plan, "trials": trials, "max_hours": options.max_hours or before["max_hours"]}
-    return Study(folder, plan, space, resources_of(options, trials, plan["profile"] == "gpu"), resumed=True)
+    fixed = parse_set_fields(options.set_fields)
+    if options.epochs is not None:
+        fixed.setdefault("schedule_epochs", options.epochs)
+    if profile.street.steps_per_epoch and user_source(options) is None:
+        fixed.setdefault("steps_per_epoch", profile.street.steps_per_epoch)
+    train_split = train_split_of(space, name, fixed, options.from_step)
+    source, dataset = open_dataset(options, profile, train_split, say)
+    resolved = resolve(space, name, DatasetFacts(**dataset.facts()), fixed, options.from_step)
+    resolved.base = checked_base(resolved.base, dataset)
+    check = anchor_check(dataset)
+    check(resolved.base)
+    return _Given(name, profile, source, dataset, resolved, check)
 
 
-def _searches(plan: dict[str, Any], space: str) -> bool:
-    """Whether a plan is of the space that an option names: by its name, or by the file it was given as."""
-    return space in (plan["space"]["space"], plan["space_option"])
+def _settle_search(options: Options, given: _Given) -> dict[str, Any]:
+    """Who proposes, who prunes, on which rungs, how often and by what."""
+    budget = given.space.budget
+    epochs = options.epochs or budget.epochs
+    grace = options.grace if options.grace is not None else min(budget.grace, epochs)
+    eta = options.eta if options.eta is not None else budget.eta
+    scheduler, sampler = options.scheduler or "asha", options.sampler or "tpe"
+    levels = _levels(scheduler, grace, epochs, eta)
+    trials = options.trials or budget.trials
+    if sampler == "grid":
+        all_of_it = grid_trials(given.space)
+        trials = options.trials or all_of_it
+    metric = options.metric or "mAP"
+    _check_metric(metric, given.dataset)
+    return {
+        "metric": metric, "seed": options.seed or 0, "sampler": sampler, "scheduler": scheduler, "levels": levels,
+        "eta": eta, "grace": grace, "epochs": epochs, "trials": trials,
+    }  # fmt: skip
 
 
-def _last_session(folder: Path) -> dict[str, Any]:
-    """Trials and hours as the study's last session had them; nothing before the first."""
-    journal = folder / JOURNAL_NAME
-    records = read_journal(journal) if journal.is_file() else []
-    sessions = [record for record in records if record["event"] == "session_started"]
-    return {name: sessions[-1][name] for name in ("trials", "max_hours")} if sessions else {}
+def _settle_ablation(options: Options, given: _Given) -> dict[str, Any]:
+    """The chain's steps, each trained to the end on every seed. What is left out is added to the space's notes."""
+    space, num_classes = given.space, len(given.dataset.class_names)
+    chain = [step.with_weights(options.imagenet_weights) for step in given.profile.chain]
+
+    def can_be_built(config: DetectorConfig) -> None:
+        from detector.model.detector import Detector
+
+        Detector(config, num_classes)
+
+    steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
+    for step in steps:
+        given.check(space.base.with_values(step.values))
+    space.notes += left_out
+    space.fields = {}
+    epochs = options.epochs or space.budget.epochs
+    return {
+        "metric": "mAP", "seed": options.seed or 0, "sampler": "chain", "scheduler": "none", "levels": [epochs],
+        "eta": 2, "grace": epochs, "epochs": epochs, "trials": len(steps) * (options.seeds or DEFAULT_SEEDS),
+        "steps": [step.to_dict() for step in steps],
+    }  # fmt: skip
 
 
-def _option_name(attribute: str) -> str:
-    return "--set" if attribute == "set_fields" else f"--{attribute.replace('_', '-')}"
-
-
-def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) -> bool:
-    """Whether an option repeats the plan (a user who adds --resume to the old command line asks for no change)."""
-    asked = getattr(options, name)
-    if name in SPLIT_OPTIONS:
-        split, place = SPLIT_OPTIONS[name]
-        return bool(str(Path(asked).resolve()) == plan["source"][split][place])
-    if name in plan and name != "space":
-        return bool(plan[name] == asked)
-    if name == "data":
-        return bool(str(Path(asked).resolve() / "train.json") == plan["source"]["train"][0])
-    if name == "set_fields":
-        base = plan["space"]["base"]
-        return all(
-            DetectorConfig.from_dict(base).with_values({k: v}).to_dict() == base
-            for k, v in parse_set_fields(asked).items()
-        )
-    return False
-
-
-def find_study(options: Options) -> Path:
-    """The folder that --resume means: --name, else the newest study of this space."""
-    runs = Path(options.runs_dir)
-    if options.name:
-        if not (runs / options.name / PLAN_NAME).is_file():
-            raise StudyError(f"--resume --name {options.name}: {runs / options.name} holds no study ({PLAN_NAME})")
-        return runs / options.name
-    plans = sorted(runs.glob(f"*/{PLAN_NAME}"), key=lambda path: path.stat().st_mtime)
-    found = []
-    for path in plans:
-        with contextlib.suppress(JournalError):  # a torn plan is no study to go on with
-            if _searches(read_plan(path.parent), options.space):
-                found.append(path)
-    if not found:
-        raise StudyError(f"--resume: there is no study of space {options.space} in {runs}; name one with --name")
-    return found[-1].parent
+def wants_extended(plan: dict[str, Any]) -> bool:
+    """Whether a step of the plan trains on the extended split."""
+    return any(step["values"].get("train_split") == "extended" for step in plan.get("steps", []))
 
 
 def checked_base(base: DetectorConfig, dataset: DetectionDataset) -> DetectorConfig:
@@ -211,11 +183,7 @@ def checked_base(base: DetectorConfig, dataset: DetectionDataset) -> DetectorCon
 
     Raises: ConfigError for weights that cannot be had or do not fit, or a roll of images that are no full turn.
     """
-    if base.roll_probability > 0 and not dataset.full_turn:
-        raise ConfigError(
-            f"roll_probability={base.roll_probability:g} needs images that are a full turn, and {dataset.name} does not "
-            'say so; set it to 0, or put "detector_search": {"full_turn": true} into the "info" of train.json'
-        )
+    check_roll(base, dataset)
     names = [name for name in ("trunk_weights", "detector_weights") if getattr(base, name)]
     if not names:
         return base

@@ -52,6 +52,8 @@ class Progress:
         if trial is None:
             return ""
         name = f"[{time.strftime('%H:%M:%S')}] trial {trial.number:>3} {trial.id}"
+        if trial.step:
+            name += f" {trial.step} seed {trial.seed}"
         match record["event"]:
             case "epoch":
                 score = trial.score(self.state.metric, record["epoch"])
@@ -100,8 +102,13 @@ class Progress:
         rung = str(self.state.levels[trial.rung]) if trial.rung >= 0 else "-"
         return [
             str(trial.number), trial.id, state, rung, str(trial.last_epoch), _number(last),
-            _number(trial.best_score(metric)), describe_values(differences(self.state, trial), 4) or "base",
+            _number(trial.best_score(metric)), self._about(trial),
         ]  # fmt: skip
+
+    def _about(self, trial: Trial) -> str:
+        if trial.step:
+            return f"{trial.step}, seed {trial.seed}"
+        return describe_values(differences(self.state, trial), 4) or "base"
 
 
 def describe_values(values: dict[str, Any], most: int | None = None) -> str:

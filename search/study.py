@@ -20,22 +20,18 @@ from results.records import JOURNAL_NAME, StudyState, read_journal
 from results.report import write_results
 from results.tensorboard import StudyEvents, write_end_of_study
 from search import closing
-from search.engine import Engine, Limits
-from search.forecast import (
-    PROBED_CONFIGS,
-    SECONDS_TO_REPORT,
-    SECONDS_TO_START,
-    Forecast,
-    probe_epoch_seconds,
-    simulate,
-)
+from search.announce import print_forecast, print_plan
+from search.engine import AblationEngine, Engine, Limits
+from search.forecast import Forecast, simulate
 from search.journal import Journal
 from search.options import Options, StudyError
-from search.plan import Study, make_plan, resume_plan, write_plan
+from search.plan import Study, make_plan, write_plan
 from search.progress import Progress
 from search.resources import start_ray
+from search.resume import resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
+from search.steps import profile_steps
 
 EXIT_DONE, EXIT_NOTHING_SUCCEEDED, EXIT_PAUSED, EXIT_INTERRUPTED = 0, 3, 4, 130
 
@@ -87,10 +83,7 @@ def _search(
     plan, resources = study.plan, study.resources
     journal = Journal(study.folder / JOURNAL_NAME)
     state = StudyState.replay(read_journal(journal.path), plan["metric"], plan["levels"])
-    engine = Engine(
-        state, journal, study.space, make_sampler(plan["sampler"], study.space, plan["seed"], plan["metric"]), scheduler,
-        Limits(plan["trials"], (plan["max_hours"] or math.inf) * 3600), plan["dataset"]["fingerprint"], plan["seed"],
-    )  # fmt: skip
+    engine = _engine(study, state, journal, scheduler)
     try:
         engine.record(
             "session_started", started=started, resumed=study.resumed, slots=resources.slots, threads=resources.threads,
@@ -99,6 +92,8 @@ def _search(
         interrupted = _run_legs(study, engine, expected, console)
         if engine.disk_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if study.steps and not interrupted:
+            profile_steps(study, engine, say)
         reason = closing.end(engine, scheduler, interrupted)
         if options.test:
             closing.score_on_test(study, engine, say)
@@ -118,8 +113,19 @@ def _search(
     closing.print_closing(study, state, found, reason, console)
     if interrupted:
         return StudyResult(study.folder, told, EXIT_INTERRUPTED)
-    succeeded = told["finished"] + told["pruned"] + told["stopped"] > 0 and told["best"] is not None
+    scored = [trial for trial in state.trials.values() if state.final_state(trial) in ("finished", "pruned", "stopped")]
+    succeeded = bool(scored) and state.best_trial() is not None
     return StudyResult(study.folder, told, EXIT_DONE if succeeded else EXIT_NOTHING_SUCCEEDED)
+
+
+def _engine(study: Study, state: StudyState, journal: Journal, scheduler: Scheduler) -> Engine:
+    plan, space = study.plan, study.space
+    limits = Limits(plan["trials"], (plan["max_hours"] or math.inf) * 3600)
+    fingerprint, seed = plan["dataset"]["fingerprint"], plan["seed"]
+    if study.steps:
+        return AblationEngine(state, journal, space, study.steps, scheduler, limits, fingerprint, seed)
+    sampler = make_sampler(plan["sampler"], space, seed, plan["metric"])
+    return Engine(state, journal, space, sampler, scheduler, limits, fingerprint, seed, check=study.check)
 
 
 def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console) -> bool:
@@ -156,54 +162,3 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         events.close()
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
-
-
-def print_plan(study: Study, expected: Forecast, say: Any) -> None:
-    """The plan: data, profile, space, rungs, resources, and where output goes."""
-    plan, data = study.plan, study.plan["dataset"]
-    rungs = ", ".join(f"~{n} reach {level}" for level, n in zip(plan["levels"], expected.trials_by_rung, strict=True))
-    base = study.space.base
-    test = f", {data['test_images']} held out" if data["test_images"] else ""
-    turn = "a full turn" if data["full_turn"] else "not a full turn"
-    passes = base.steps_per_epoch * base.batch_size / data["train_images"]
-    epoch = (
-        f"{base.steps_per_epoch} steps of {base.batch_size} images ({passes:.2g} passes)"
-        if base.steps_per_epoch
-        else "one pass"
-    )
-    lines = {
-        "study": f"{plan['name']}" + (" (resumed)" if study.resumed else ""),
-        "data": f"{data['name']}: {data['train_images']} train, {data['val_images']} val{test}; "
-        f"{data['train_boxes']} + {data['val_boxes']} boxes, {len(data['classes'])} classes, {turn}",
-        "profile": f"{plan['profile']}: {base.trunk} x {base.trunk_width:g} on {base.image_size_px[0]} x {base.image_size_px[1]} pixels; "
-        f"{'; '.join(study.space.notes) or 'nothing fitted'}",
-        "space": f"{plan['space']['space']}, {len(study.space.fields)} fields: {', '.join(study.space.fields)}",
-        "search": f"{plan['sampler']} proposes, {plan['scheduler']} prunes, {plan['trials']} trials (the first is the base), "
-        f"seed {plan['seed']}, by {plan['metric']}",
-        "rungs": f"{rungs} epochs; an epoch is {epoch}; about {expected.epochs:.0f} epochs in all",
-        "machine": study.resources.describe(),
-        "output": str(study.folder),
-    }
-    for name, text in lines.items():
-        say(f"{name:>8}  {text}")
-    for note in plan["dropped"][:5]:
-        say(f" dropped  {note}")
-    if len(plan["dropped"]) > 5:
-        say(f" dropped  .. {len(plan['dropped'])} in all, listed in study.json")
-
-
-def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
-    """The predicted wall time, from one-batch probes of the base and a few proposals."""
-    sampler = make_sampler("random", study.space, study.plan["seed"], study.plan["metric"])
-    blank = StudyState(study.plan["metric"], study.plan["levels"])
-    proposals = [sampler.propose(number, blank) or {} for number in range(1, PROBED_CONFIGS + 1)]
-    configs = [study.space.base.to_dict(), *(study.space.config(values).to_dict() for values in proposals)]
-    say("probing one batch of the base and a few proposals")
-    seconds = probe_epoch_seconds(
-        configs, study.plan["source"], study.plan["skip_bad"], study.resources.slots, study.resources.threads,
-        study.resources.torch_device,
-    )  # fmt: skip
-    forecast = simulate(scheduler, study.plan["trials"], study.resources.slots, seconds)
-    total = SECONDS_TO_START + forecast.seconds + SECONDS_TO_REPORT
-    say(f"  probed  {min(seconds):.1f} .. {max(seconds):.1f} s per epoch, {study.resources.slots} at a time")
-    say(f"predicted {total / 60:.1f} minutes for {forecast.epochs:.0f} epochs")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CANVAS_STEP = 32  # the deepest trunk level's stride
@@ -85,3 +87,60 @@ def fit_anchor_ratios(facts: DatasetFacts) -> tuple[float, ...]:
     if len(chosen) == 1:  # all alike: the middle third speaks for all
         chosen = [round(min(5.0, max(0.2, statistics.median(ratios))), 2)]
     return tuple(chosen)
+
+
+KMEANS_SAMPLE, KMEANS_ROUNDS = 4000, 50
+FITTED_RATIOS = 3
+
+
+def fit_anchors(
+    facts: DatasetFacts, canvas: tuple[int, int], strides: Sequence[int], num_ratios: int = FITTED_RATIOS, seed: int = 0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(side of each level's square in canvas pixels, ratios height / width) by k-means on IoU distance.
+
+    Squares that share a corner overlap by the ratio of their areas, shapes of one area by the shared part: sizes and
+    ratios are clustered apart, as anchors are made of every pair of them. The distance is 1 - IoU (Redmon and Farhadi
+    2017, section 2); starts are drawn from `seed`.
+    """
+    scales = [min(canvas[0] / height, canvas[1] / width) for height, width in facts.image_sizes]
+    boxes = [
+        (height * scales[image], width * scales[image])
+        for (height, width), image in zip(facts.box_sizes, facts.box_image, strict=True)
+    ]
+    rng = random.Random(seed)
+    if len(boxes) > KMEANS_SAMPLE:
+        boxes = rng.sample(boxes, KMEANS_SAMPLE)
+    roots = [math.sqrt(height * width) for height, width in boxes]
+    squares = _kmeans([(root, root) for root in roots], len(strides), rng)
+    least = [SMALLEST_ANCHOR_STRIDES * stride for stride in strides]
+    sizes = tuple(round(max(low, math.sqrt(h * w)), 2) for low, (h, w) in zip(least, squares, strict=True))
+    shapes = _kmeans([(h / root, w / root) for (h, w), root in zip(boxes, roots, strict=True)], num_ratios, rng)
+    return sizes, tuple(sorted({round(height / width, 2) for height, width in shapes}))
+
+
+def _kmeans(boxes: list[tuple[float, float]], k: int, rng: random.Random) -> list[tuple[float, float]]:
+    """k centres (height, width) by area; a centre is the geometric mean of the boxes nearest to it."""
+    ordered = sorted(boxes, key=lambda box: (box[0] * box[1], box[0]))
+    centres = [ordered[min(len(ordered) - 1, int((n + rng.random()) / k * len(ordered)))] for n in range(k)]
+    for _ in range(KMEANS_ROUNDS):
+        nearest: list[list[tuple[float, float]]] = [[] for _ in centres]
+        for box in boxes:
+            nearest[max(range(k), key=lambda n: corner_iou(box, centres[n]))].append(box)
+        moved = [_geometric_mean(group) if group else centres[n] for n, group in enumerate(nearest)]
+        if moved == centres:
+            break
+        centres = moved
+    return sorted(centres, key=lambda box: (box[0] * box[1], box[0]))
+
+
+def corner_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """IoU of two boxes (height, width) that share a corner."""
+    shared = min(a[0], b[0]) * min(a[1], b[1])
+    return shared / (a[0] * a[1] + b[0] * b[1] - shared)
+
+
+def _geometric_mean(group: list[tuple[float, float]]) -> tuple[float, float]:
+    return (
+        math.exp(statistics.fmean(math.log(height) for height, _ in group)),
+        math.exp(statistics.fmean(math.log(width) for _, width in group)),
+    )

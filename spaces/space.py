@@ -1,37 +1,28 @@
-"""Space: what may vary, around which base, with which budget; and how a dataset completes it.
-
-A space file is a Python module with `SPACE`, or a YAML file with the same parts; both are loaded by `load_space`.
-"""
+"""Space: what may vary, around which base, with which budget; and how a dataset completes it (spaces/loading.py loads one)."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from detector.config import FIELD_NAMES, ConfigError, DetectorConfig, active_fields, check_value
+from spaces.chain import Step, resolve_chain, steps_up_to
 from spaces.distributions import (
     Choice,
     Distribution,
     Fitted,
-    Float,
-    Integer,
     SpaceEntry,
     SpaceError,
     When,
-    as_tuple,
     entry_from_dict,
     entry_to_dict,
 )
-from spaces.fitting import DatasetFacts, fit_anchor_ratios, fit_anchor_size, fit_canvas
+from spaces.fitting import DatasetFacts, fit_anchor_ratios, fit_anchor_size, fit_anchors, fit_canvas
 
+ANCHORS = "anchors"  # not a field: `anchors: fitted` in a base stands for these, fitted together by k-means
+KMEANS_ANCHORS = frozenset({"anchor_sizes", "anchor_ratios", "anchor_scales"})
 FITTED = "fitted"  # stands for a value that the dataset gives, in a base or among the options of a Choice
 
 
@@ -54,6 +45,7 @@ class StreetData:
     test: int
     degrees: int
     steps_per_epoch: int = 0  # on the street: a first look should not take long; 0 leaves the base's
+    extended: int = 0  # more training images, for a step that asks for them
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,7 @@ class Profile:
     budget: Budget
     max_pixels: int  # of a fitted canvas
     street: StreetData
+    chain: tuple[Step, ...] = ()  # an ablation over the base; the first step is the base itself
 
 
 @dataclass(frozen=True)
@@ -75,6 +68,10 @@ class Space:
     about: str
     profiles: Mapping[str, Profile]
     full_turn_fields: tuple[str, ...] = ("roll_probability",)  # searched only where images are a full turn
+
+    def place(self, profile: str) -> str:
+        """Where something stands, for messages."""
+        return f"space {self.name}, profile {profile}"
 
 
 @dataclass
@@ -121,43 +118,54 @@ class ResolvedSpace:
         return any(option.contains(value) for option in options)
 
 
-def resolve(space: Space, profile: str, facts: DatasetFacts, fixed: Mapping[str, Any] | None = None) -> ResolvedSpace:
+def train_split_of(space: Space, profile: str, fixed: Mapping[str, Any], step: str | None = None) -> str:
+    """The training split that a study's base asks for, known before any data is read."""
+    chosen = space.profiles[profile]
+    values = [s.changes for s in steps_up_to(chosen.chain, step, space.place(profile))] if step else []
+    return str(next((v["train_split"] for v in (fixed, *reversed(values), chosen.base) if "train_split" in v), "train"))
+
+
+def resolve(
+    space: Space,
+    profile: str,
+    facts: DatasetFacts,
+    fixed: Mapping[str, Any] | None = None,
+    step: str | None = None,
+) -> ResolvedSpace:
     """The space for one dataset; `fixed` fields (from --set) go into the base and are not searched.
+
+    With `step`, the base is that step of the space's chain.
 
     Raises: SpaceError or ConfigError for a base or field that cannot be.
     """
     chosen = space.profiles[profile]
     fixed = dict(fixed or {})
     notes: list[str] = []
-    base_values = {**chosen.base, **fixed}
-    if base_values.get("image_size_px") == FITTED:
-        base_values["image_size_px"] = fit_canvas(facts, chosen.max_pixels)
-        notes.append(
-            f"canvas {base_values['image_size_px'][0]} x {base_values['image_size_px'][1]} fitted to the images"
-        )
-    base_values.setdefault("schedule_epochs", chosen.budget.epochs)
-    canvas = tuple(_base_or_default(base_values, "image_size_px"))
-    neck_levels = _base_or_default(base_values, "neck_levels")
-    has_neck = _base_or_default(base_values, "neck") != "none"
-    levels = len(neck_levels) + (_base_or_default(base_values, "extra_levels") if has_neck else 0)
-    scales = tuple(_base_or_default(base_values, "anchor_scales"))
-    fitted: dict[str, Any] = {
-        "anchor_sizes": fit_anchor_size(facts, (canvas[0], canvas[1]), 2 ** neck_levels[0], levels, scales),
-        "anchor_ratios": fit_anchor_ratios(facts),
-    }
+    base_values = {"schedule_epochs": chosen.budget.epochs, **chosen.base, **fixed}
+    settled = set(fixed)
+    by_kmeans = base_values.pop(ANCHORS, None) == FITTED
+    if by_kmeans:
+        base_values |= dict.fromkeys(KMEANS_ANCHORS - set(fixed), FITTED)
+        settled |= KMEANS_ANCHORS
+    fitted = _fit(base_values, chosen.max_pixels, facts, by_kmeans)
     for name, value in fitted.items():
         if base_values.get(name) == FITTED:
             base_values[name] = value
-            notes.append(f"{name} {value} fitted to the training boxes")
+            source = "images" if name == "image_size_px" else "training boxes"
+            notes.append(f"{name} {value} fitted to the {source}")
+    base = DetectorConfig.from_dict(base_values)
+    if step:
+        steps, left_out = resolve_chain(steps_up_to(chosen.chain, step, space.place(profile)), base, {})
+        notes += [f"the base is step {steps[-1].name}", *left_out]
+        base = base.with_values({**steps[-1].values, **fixed})
     fields: dict[str, Distribution | When] = {}
     for name, entry in chosen.fields.items():
-        if name in fixed:
+        if name in settled:
             continue
         if name in space.full_turn_fields and not facts.full_turn:
             notes.append(f"{name} is not searched: the images are not a full turn")
             continue
         fields[name] = _complete(entry, fitted.get(name))
-    base = DetectorConfig.from_dict(base_values)
     for name, entry in list(fields.items()):  # a condition on a field that is not searched is decided here
         if isinstance(entry, When) and entry.field not in fields:
             case = entry.cases.get(getattr(base, entry.field))
@@ -166,6 +174,26 @@ def resolve(space: Space, profile: str, facts: DatasetFacts, fixed: Mapping[str,
             else:
                 fields[name] = case
     return ResolvedSpace(space.name, profile, base, fields, chosen.budget, notes)
+
+
+def _fit(values: Mapping[str, Any], max_pixels: int, facts: DatasetFacts, by_kmeans: bool) -> dict[str, Any]:
+    """What a dataset gives to a base of these values, by field, whether the base asks for it or not."""
+    canvas = values.get("image_size_px", DetectorConfig.image_size_px)
+    if canvas == FITTED:
+        canvas = fit_canvas(facts, max_pixels)
+    canvas = (canvas[0], canvas[1])
+    neck_levels = _base_or_default(values, "neck_levels")
+    has_neck = _base_or_default(values, "neck") != "none"
+    levels = len(neck_levels) + (_base_or_default(values, "extra_levels") if has_neck else 0)
+    if by_kmeans:
+        sizes, ratios = fit_anchors(facts, canvas, [2 ** (neck_levels[0] + n) for n in range(levels)])
+        return {"image_size_px": canvas, "anchor_sizes": sizes, "anchor_ratios": ratios, "anchor_scales": (1.0,)}
+    scales = tuple(_base_or_default(values, "anchor_scales"))
+    return {
+        "image_size_px": canvas,
+        "anchor_sizes": fit_anchor_size(facts, canvas, 2 ** neck_levels[0], levels, scales),
+        "anchor_ratios": fit_anchor_ratios(facts),
+    }
 
 
 def _base_or_default(base: Mapping[str, Any], name: str) -> Any:
@@ -187,29 +215,33 @@ def check_space(space: Space) -> Space:
     Raises: SpaceError for a name that is no DetectorConfig field, with the nearest one.
     """
     for profile_name, profile in space.profiles.items():
-        for kind, names in (("base", profile.base), ("fields", profile.fields)):
+        steps = [(f"step {step.name}", step.changes) for step in profile.chain]
+        for kind, names in (("base", profile.base), ("fields", profile.fields), *steps):
             for name in names:
+                if name == ANCHORS and kind == "base" and names[name] == FITTED:
+                    continue
                 if name not in FIELD_NAMES:
                     near = difflib.get_close_matches(name, FIELD_NAMES, n=1)
                     hint = f' Did you mean "{near[0]}"?' if near else ""
                     raise SpaceError(
                         f'space {space.name}, profile {profile_name}, {kind}: "{name}" is not a DetectorConfig field.{hint}'
                     )
+        step_names = [step.name for step in profile.chain]
+        if len(set(step_names)) < len(step_names):
+            raise SpaceError(f"{space.place(profile_name)}: steps must have names of their own, got {step_names}")
         for name, entry in profile.fields.items():
             if isinstance(entry, Fitted) and name != "anchor_sizes":
-                raise SpaceError(
-                    f"space {space.name}, profile {profile_name}: only anchor_sizes can be fitted, not {name}"
-                )
+                raise SpaceError(f"{space.place(profile_name)}: only anchor_sizes can be fitted, not {name}")
             for value in _ends(entry):
                 try:
                     check_value(name, value)
                 except ConfigError as error:
                     raise SpaceError(
-                        f"space {space.name}, profile {profile_name}: fields.{name} offers what that field cannot be: {error}"
+                        f"{space.place(profile_name)}: fields.{name} offers what that field cannot be: {error}"
                     ) from None
             if isinstance(entry, When) and entry.field not in profile.fields and entry.field not in profile.base:
                 raise SpaceError(
-                    f"space {space.name}, profile {profile_name}: {name} depends on {entry.field}, which is neither in "
+                    f"{space.place(profile_name)}: {name} depends on {entry.field}, which is neither in "
                     "base nor in fields"
                 )
     return space
@@ -224,120 +256,3 @@ def _ends(entry: SpaceEntry) -> list[Any]:
     if isinstance(entry, Choice):
         return [option for option in entry.options if option != FITTED]
     return [entry.low, entry.high]
-
-
-def load_space(name: str, including: tuple[Path, ...] = ()) -> Space:
-    """A space by name (a module of this package), or from a .py or .yaml file; `including` files led here.
-
-    Raises: SpaceError naming what was looked for and what there is.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if path.resolve() in including:
-            raise SpaceError(f"--space {path}: a space must not include itself ({' -> '.join(map(str, including))})")
-        return check_space(_from_yaml(path, (*including, path.resolve())))
-    if path.suffix == ".py":
-        return check_space(_from_python_file(path))
-    known = space_names()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f' Did you mean "{near[0]}"?' if near else ""
-        raise SpaceError(
-            f'--space "{name}" is no space; there are {", ".join(known)}, or give a .py or .yaml file.{hint}'
-        )
-    space = importlib.import_module(f"spaces.{name}").SPACE
-    assert isinstance(space, Space), name
-    return check_space(space)
-
-
-def space_names() -> list[str]:
-    """The spaces of this package: its modules that define SPACE."""
-    folder = Path(__file__).parent
-    return sorted(
-        path.stem
-        for path in folder.glob("*.py")
-        if re.search(r"^SPACE\b", path.read_text(encoding="utf-8"), re.MULTILINE)
-    )
-
-
-def _from_python_file(path: Path) -> Space:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise SpaceError(f"--space {path}: there is no such file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file raises is the user's to mend, without our traceback
-        raise SpaceError(f"--space {path}: running it said {type(error).__name__}: {error}") from None
-    space = getattr(module, "SPACE", None)
-    if not isinstance(space, Space):
-        raise SpaceError(f"--space {path}: it must define SPACE, a spaces.space.Space")
-    return space
-
-
-_YAML_KINDS = "float: [low, high], log: [low, high], integer: [low, high], choice: [...], fitted: [low, high]"
-
-
-def _from_yaml(path: Path, including: tuple[Path, ...]) -> Space:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpaceError(f"--space {path}: must be a readable file ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise SpaceError(f"--space {path}: must be YAML; reading it said: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("fields"), dict):
-        raise SpaceError(f"--space {path}: must have `fields:` (a mapping); optional: include, about, base, budget")
-    unknown = sorted(set(content) - {"include", "about", "base", "budget", "fields"})
-    if unknown:
-        raise SpaceError(f"--space {path}: has {unknown}; it may have include, about, base, budget, fields")
-    for part in ("base", "budget"):
-        content[part] = content.get(part) or {}
-        if not isinstance(content[part], dict):
-            raise SpaceError(f"--space {path}: {part} must be a mapping, got {content[part]!r}")
-    parent = load_space(str(content.get("include", "retinanet")), including)
-    profiles = {}
-    for name, profile in parent.profiles.items():
-        fields = {key: _entry_from_yaml(path, key, value) for key, value in content["fields"].items()}
-        budget = Budget(
-            **{**vars(profile.budget), **_known(path, content.get("budget", {}), tuple(vars(profile.budget)))}
-        )
-        base = {**profile.base, **content.get("base", {})}
-        profiles[name] = Profile(base, fields, budget, profile.max_pixels, profile.street)
-    return Space(path.stem, str(content.get("about", f"from {path.name}")), profiles)
-
-
-def _known(path: Path, values: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    unknown = [key for key in values if key not in names]
-    if unknown:
-        raise SpaceError(f"--space {path}: budget has {unknown}, it may have {', '.join(names)}")
-    for key, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise SpaceError(f"--space {path}: budget.{key} must be a whole number from 1 on, got {value!r}")
-    return dict(values)
-
-
-def _entry_from_yaml(path: Path, name: str, value: Any) -> SpaceEntry:
-    if isinstance(value, dict) and len(value) == 1:
-        kind, arguments = next(iter(value.items()))
-        if isinstance(arguments, list):
-            try:
-                match kind:
-                    case "float":
-                        low, high = map(float, arguments)
-                        return Float(low, high)
-                    case "log":
-                        low, high = map(float, arguments)
-                        return Float(low, high, log=True)
-                    case "integer":
-                        whole_low, whole_high = (int(number) for number in arguments)
-                        return Integer(whole_low, whole_high)
-                    case "choice":
-                        return Choice(*(as_tuple(option) for option in arguments))
-                    case "fitted":
-                        return Fitted(*map(float, arguments))
-            except (TypeError, ValueError) as error:
-                raise SpaceError(f"--space {path}: fields.{name}: {error}") from None
-    raise SpaceError(f"--space {path}: fields.{name} must be one of {{{_YAML_KINDS}}}, got {value!r}")
-
-
-__all__ = ["ConfigError", "ResolvedSpace", "Space", "load_space", "resolve", "space_names"]

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detector.config import DetectorConfig
+from detector.data.mixing import MIN_SIDE_PX, MOSAIC_CENTRE, PASTED_SHARE, copy_paste, mosaic
 from detector.model.box_coding import pairwise_iou
 from detector.model.detector import Targets
 
 CROP_CANDIDATES = 12  # windows drawn per image, the first that meets the constraint is taken
 CROP_AREA = (0.3, 1.0)  # share of the canvas; Liu et al. 2016 (SSD), section 2.2
 CROP_ASPECT = (0.5, 2.0)
-MIN_SIDE_PX = 1.0  # a box cut to less than this is dropped
 
 
 class Affine(NamedTuple):
@@ -41,6 +41,8 @@ class Augmentation:
         self.crop_min_iou = config.crop_min_iou if config.crop_probability > 0 else 0.0
         self.zoom_max, self.translate_max = config.zoom_max, config.translate_max
         self.jitter_strength = config.jitter_strength
+        self.mosaic_probability = config.mosaic_probability
+        self.copy_paste_probability = config.copy_paste_probability
 
     def __call__(
         self,
@@ -61,6 +63,7 @@ class Augmentation:
         def uniform(low: float, high: float) -> Tensor:
             return (torch.rand(batch, generator=generator) * (high - low) + low).to(device)
 
+        images, content_hw, targets = self._mix(images, content_hw, targets, chance, generator)
         if self.flip_probability > 0 or self.roll_probability > 0:
             content_width = content_hw[:, 1]
             flip = chance(self.flip_probability)
@@ -77,6 +80,28 @@ class Augmentation:
         if affine is None:
             return normalised, targets
         return resample(normalised, affine), move_boxes(targets, affine, height, width)
+
+    def _mix(  # type: ignore[no-untyped-def]
+        self, images: Tensor, content_hw: Tensor, targets: Targets, chance, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Targets]:
+        batch, height, width, _ = images.shape
+        device = images.device
+        own = torch.arange(batch)
+        if self.copy_paste_probability > 0 and targets.labels.shape[1]:
+            partner = (own + torch.randint(1, max(2, batch), (batch,), generator=generator)) % batch
+            picked = torch.rand(targets.labels.shape, generator=generator) < PASTED_SHARE
+            picked = picked.to(device) & chance(self.copy_paste_probability)[:, None]
+            images, targets = copy_paste(images, targets, partner.to(device), picked)
+        if self.mosaic_probability > 0:
+            others = torch.randint(batch, (batch, 3), generator=generator)
+            low, high = MOSAIC_CENTRE
+            share = torch.rand(batch, 2, generator=generator) * (high - low) + low
+            size = torch.tensor([height, width])
+            chosen = torch.rand(batch, generator=generator) < self.mosaic_probability
+            centre = torch.where(chosen[:, None], (share * size).long(), size)
+            partners = torch.cat([own[:, None], others], dim=1)
+            return mosaic(images, content_hw, targets, partners.to(device), centre.to(device))
+        return images, content_hw, targets
 
     def _draw_affine(  # type: ignore[no-untyped-def]
         self, targets: Targets, height: int, width: int, chance, uniform, generator: torch.Generator

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detector.config import ConfigError, DetectorConfig
+from detector.config import DetectorConfig
 from detector.data.augment import Augmentation
 from detector.data.cache import CachedSplit, cached_split
 from detector.data.coco import load_dataset
-from detector.data.dataset import DataSource, DetectionDataset
+from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from detector.model.detector import Targets
 
 # torchvision's constants for its ImageNet weights.
@@ -37,15 +37,17 @@ class TrainingData:
 
 
 def load_training_data(
-    source: DataSource | str | Path, canvas: tuple[int, int], skip_bad: bool = False
+    source: DataSource | str | Path, canvas: tuple[int, int], skip_bad: bool = False, train_split: str = "train"
 ) -> TrainingData:
     """Reads, checks and decodes (or finds decoded) a dataset on `canvas` (height, width).
+
+    `train_split` extended adds the source's extended images to the training images.
 
     Raises: DataError for every way in which a dataset can be wrong.
     """
     if not isinstance(source, DataSource):
         source = DataSource.from_folder(source)
-    dataset = load_dataset(source, skip_bad)
+    dataset = load_dataset(source, skip_bad, train_split)
     train = cached_split(dataset.train, canvas, skip_bad)
     val = cached_split(dataset.val, canvas, skip_bad)
     test = cached_split(dataset.test, canvas, skip_bad) if dataset.test else None
@@ -64,15 +66,11 @@ class TrainingBatches:
     """The augmented batches of an epoch, always full and always the same for the same (seed, epoch)."""
 
     def __init__(self, config: DetectorConfig, data: TrainingData, seed: int, device: torch.device) -> None:
-        if config.roll_probability > 0 and not data.dataset.full_turn:
-            raise ConfigError(
-                f"roll_probability={config.roll_probability:g} needs a dataset whose images are a full turn; "
-                f'{data.dataset.name} does not say so. Set it to 0, or put "detector_search": {{"full_turn": true}} '
-                'into the "info" of train.json'
-            )
+        check_roll(config, data.dataset)
         self.split, self.seed, self.device = data.train, seed, device
         self.batch_size = min(config.batch_size, len(self.split))
         self.steps = config.steps_per_epoch or max(1, len(self.split) // self.batch_size)
+        self.repeats = repeat_factors(self.split.labels, config.repeat_threshold)
         self.augmentation = Augmentation(config)
         mean, std = channel_statistics(config, data.train)
         self.mean, self.std = mean.to(device), std.to(device)
@@ -87,11 +85,36 @@ class TrainingBatches:
             yield self.augmentation(images, content_hw, targets, self.mean, self.std, generator)
 
     def _order(self, generator: torch.Generator) -> np.ndarray:
-        """Positions of all the epoch's images: as many passes, each a fresh permutation, as the steps need."""
+        """Positions of all the epoch's images: as many passes, each a fresh permutation, as the steps need.
+
+        An image of repeat factor r stands in a pass floor(r) times, and once more with the chance of the rest.
+        """
         needed = self.steps * self.batch_size
-        passes = -(-needed // len(self.split))
-        draws = [torch.randperm(len(self.split), generator=generator) for _ in range(passes)]
-        return torch.cat(draws)[:needed].numpy()
+        passes: list[Tensor] = []
+        while sum(map(len, passes)) < needed:
+            if self.repeats is None:
+                passes.append(torch.randperm(len(self.split), generator=generator))
+            else:
+                whole = self.repeats.floor()
+                times = whole + (torch.rand(len(whole), generator=generator) < self.repeats - whole)
+                positions = torch.arange(len(whole)).repeat_interleave(times.long())
+                passes.append(positions[torch.randperm(len(positions), generator=generator)])
+        return torch.cat(passes)[:needed].numpy()
+
+
+def repeat_factors(labels: np.ndarray, threshold: float) -> Tensor | None:
+    """How often each image (N,) is drawn in a pass: repeat-factor sampling (Gupta et al. 2019, LVIS, appendix A).
+
+    A class that stands in a share f of the images has the factor max(1, sqrt(threshold / f)), an image the highest of
+    its classes'. labels: (N, M) class indices, -1 in padding. None where the threshold is 0: every image once.
+    """
+    if threshold <= 0:
+        return None
+    classes = np.arange(max(0, int(labels.max(initial=-1))) + 1)
+    present = (labels[:, :, None] == classes).any(axis=1)  # (N, K)
+    share = np.maximum(present.mean(axis=0), 1e-9)
+    factors = np.maximum(1.0, np.sqrt(threshold / share))
+    return torch.from_numpy(np.where(present, factors, 1.0).max(axis=1))
 
 
 def load_batch(split: CachedSplit, index: np.ndarray, device: torch.device) -> tuple[Tensor, Targets, Tensor]:

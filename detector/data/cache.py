@@ -170,6 +170,18 @@ def letterbox_size(height: int, width: int, canvas: tuple[int, int]) -> tuple[in
     return max(1, min(canvas[0], round(height * scale))), max(1, min(canvas[1], round(width * scale))), scale
 
 
+def canvas_boxes(split: Split, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(boxes xyxy (N, 4) on the canvas, class (N,), root of the annotated area (N,) in the image's pixels); no crowds."""
+    boxes, labels, roots = [], [], []
+    for n, record in enumerate(split.images):
+        keep = ~split.crowd[n]
+        scale = letterbox_size(record.height, record.width, canvas)[2]
+        boxes.append(split.boxes_xyxy[n][keep] * scale)
+        labels.append(split.labels[n][keep])
+        roots.append(np.sqrt(split.areas[n][keep]))
+    return np.concatenate(boxes), np.concatenate(labels), np.concatenate(roots)
+
+
 def _open(split: Split, fingerprint: str, folder: Path, meta: dict[str, Any]) -> CachedSplit:
     scales = np.array(meta["scales"], dtype=np.float64)
     kept = [~crowd for crowd in split.crowd]

@@ -25,14 +25,18 @@ from detector.data.dataset import (
 ROUNDING_PX = 2.0
 
 
-def load_dataset(source: DataSource, skip_bad: bool = False) -> DetectionDataset:
+def load_dataset(source: DataSource, skip_bad: bool = False, train_split: str = "train") -> DetectionDataset:
     """Reads and checks all splits. Images are opened later, by the cache.
+
+    With `train_split` extended, `train` is the training and the extended images together.
 
     Raises: DataError with every kind of problem, its count and first offenders. With `skip_bad`, what can be
     dropped or clipped is, and is listed in `dropped`.
     """
     train = read_split("train", *source.train, skip_bad=skip_bad)
     val = read_split("val", *source.val, skip_bad=skip_bad)
+    if train_split == "extended":
+        train = _extended(train, val, source, skip_bad)
     test = read_split("test", *source.test, skip_bad=skip_bad) if source.test else None
     for split in [val] + ([test] if test else []):
         _check_same_categories(train, split)
@@ -53,6 +57,23 @@ def load_dataset(source: DataSource, skip_bad: bool = False) -> DetectionDataset
         bool(told.get("full_turn", False)),
         (float(small), float(medium)),
     )
+
+
+def _extended(train: Split, val: Split, source: DataSource, skip_bad: bool) -> Split:
+    """The training split and the extended one together; an image of both counts once."""
+    if source.extended is None:
+        raise DataError(
+            f"train_split extended needs more training images, and {source.name or train.annotations} has none: name "
+            "their annotations with --extended-annotations FILE, or put extended.json beside train.json"
+        )
+    more = read_split("extended", *source.extended, skip_bad=skip_bad)
+    _check_same_categories(train, more)
+    validated = {record.path.resolve() for record in val.images}
+    leaked = [record.file_name for record in more.images if record.path.resolve() in validated]
+    if leaked:
+        found = {"an extended training image must not be a validation image too": leaked}
+        raise DataError(problem_message(str(more.annotations), found, droppable=False))
+    return train.joined_with(more)
 
 
 def _check_same_categories(train: Split, other: Split) -> None:

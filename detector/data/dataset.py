@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detector.config import ConfigError, DetectorConfig
+
+SPLITS = ("train", "val", "test", "extended")
 COCO_AREA_RANGES_PX = (32.0, 96.0)  # sides that part small | medium | large
 OFFENDERS_SHOWN = 3
 
@@ -64,6 +67,23 @@ class Split:
     def num_boxes(self) -> int:
         return sum(len(boxes) for boxes in self.boxes_xyxy)
 
+    def joined_with(self, more: Split) -> Split:
+        """These images and those of `more` that are not among them, under the name of `more`."""
+        known = {record.path.resolve() for record in self.images}
+        new = [n for n, record in enumerate(more.images) if record.path.resolve() not in known]
+        return Split(
+            more.name,
+            more.annotations,
+            self.images + [more.images[n] for n in new],
+            self.boxes_xyxy + [more.boxes_xyxy[n] for n in new],
+            self.labels + [more.labels[n] for n in new],
+            self.crowd + [more.crowd[n] for n in new],
+            self.areas + [more.areas[n] for n in new],
+            self.class_names,
+            self.info,
+            self.dropped + more.dropped,
+        )
+
     def without_images(self, bad: Mapping[int, str]) -> Split:
         """This split less the images at these positions, each noted in `dropped` with its reason."""
         keep = [n for n in range(len(self.images)) if n not in bad]
@@ -94,11 +114,12 @@ class DataSource:
     val: tuple[Path, Path]
     test: tuple[Path, Path] | None = None
     name: str = ""
+    extended: tuple[Path, Path] | None = None  # more training images, for configs whose train_split is extended
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with absolute paths, for study.json and workers."""
         plain: dict[str, Any] = {"name": self.name}
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             pair = getattr(self, split)
             plain[split] = [str(path.resolve()) for path in pair] if pair else None
         return plain
@@ -106,10 +127,10 @@ class DataSource:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> DataSource:
         """The inverse of `to_dict`."""
-        pairs = {s: (Path(plain[s][0]), Path(plain[s][1])) if plain.get(s) else None for s in ("train", "val", "test")}
+        pairs = {s: (Path(plain[s][0]), Path(plain[s][1])) if plain.get(s) else None for s in SPLITS}
         assert pairs["train"] is not None
         assert pairs["val"] is not None
-        return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"])
+        return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"], pairs["extended"])
 
     @classmethod
     def from_options(
@@ -119,8 +140,11 @@ class DataSource:
         train_images: str | None,
         val_annotations: str | None,
         val_images: str | None,
+        extended_annotations: str | None = None,
     ) -> DataSource | None:
         """What --data or the four --train-/--val- options name; None where they name nothing.
+
+        Extended annotations are of images in the folder of the training images.
 
         Raises: DataError where both or some are given, or the folder is not one.
         """
@@ -128,15 +152,22 @@ class DataSource:
         if folder and any(named):
             raise DataError("give either --data or the four --train-/--val- options, not both")
         if folder:
-            return cls.from_folder(folder)
+            source = cls.from_folder(folder)
+            return source.with_extended(extended_annotations)
         if not any(named):
+            if extended_annotations:
+                raise DataError("--extended-annotations adds to the data of --data; none is named")
             return None
         if not (train_annotations and train_images and val_annotations and val_images):
             raise DataError(
                 "--train-annotations, --train-images, --val-annotations and --val-images go together; some are missing"
             )
         train, val = (Path(train_annotations), Path(train_images)), (Path(val_annotations), Path(val_images))
-        return cls(train, val, None, train[0].stem)
+        return cls(train, val, None, train[0].stem).with_extended(extended_annotations)
+
+    def with_extended(self, annotations: str | None) -> DataSource:
+        """This source with more training images by an annotation file; as it is where that is None."""
+        return replace(self, extended=(Path(annotations), self.train[1])) if annotations else self
 
     def to_options(self) -> list[str]:
         """The words that name this source to a command: --data where its folder says it all."""
@@ -144,9 +175,17 @@ class DataSource:
         with contextlib.suppress(DataError):
             there = DataSource.from_folder(folder)
             if (there.train, there.val) == (self.train, self.val):
-                return ["--data", str(folder)]
+                more = (
+                    ["--extended-annotations", str(self.extended[0])]
+                    if self.extended not in (None, there.extended)
+                    else []
+                )
+                return ["--data", str(folder), *more]
         words = ["--train-annotations", "--train-images", "--val-annotations", "--val-images"]
-        return [part for pair in zip(words, [*self.train, *self.val], strict=True) for part in (pair[0], str(pair[1]))]
+        files = [*self.train, *self.val]
+        if self.extended:
+            words, files = [*words, "--extended-annotations"], [*files, self.extended[0]]
+        return [part for pair in zip(words, files, strict=True) for part in (pair[0], str(pair[1]))]
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> DataSource:
@@ -168,12 +207,13 @@ class DataSource:
                 "or make such a folder from YOLO or VOC with `python -m detector.data.convert`"
             )
         images = root / "images" if (root / "images").is_dir() else root
-        test = root / "test.json"
+        test, extended = root / "test.json", root / "extended.json"
         return cls(
             (root / "train.json", images),
             (root / "val.json", images),
             (test, images) if test.is_file() else None,
-            name=root.resolve().name,
+            root.resolve().name,
+            (extended, images) if extended.is_file() else None,
         )
 
 
@@ -193,10 +233,42 @@ class DetectionDataset:
     def splits(self) -> list[Split]:
         return [self.train, self.val] + ([self.test] if self.test else [])
 
+    def facts(self) -> dict[str, Any]:
+        """What is known before anything is decoded, as spaces.fitting.DatasetFacts wants it: sizes (height, width) of
+        images and boxes in original pixels, and the image of every box; crowds are left out.
+
+        Raises: DataError where the training split has no box.
+        """
+        boxes = [
+            (n, box)
+            for n, rows in enumerate(self.train.boxes_xyxy)
+            for box, crowd in zip(rows.tolist(), self.train.crowd[n], strict=True)
+            if not crowd
+        ]
+        if not boxes:
+            raise DataError(
+                f"{self.train.annotations}: the training split must have a box that is not a crowd's; it has none"
+            )
+        return {
+            "image_sizes": tuple((record.height, record.width) for record in self.train.images),
+            "box_sizes": tuple((box[3] - box[1], box[2] - box[0]) for _, box in boxes),
+            "box_image": tuple(n for n, _ in boxes),
+            "full_turn": self.full_turn,
+        }
+
     @property
     def dropped(self) -> list[str]:
         """Everything that skip_bad left out, in words."""
         return [f"{split.name}: {note}" for split in self.splits for note in split.dropped]
+
+
+def check_roll(config: DetectorConfig, dataset: DetectionDataset) -> None:
+    """Raises: ConfigError where images would be rolled that are no full turn: their edges do not touch."""
+    if config.roll_probability > 0 and not dataset.full_turn:
+        raise ConfigError(
+            f"roll_probability={config.roll_probability:g} needs images that are a full turn, and {dataset.name} does not "
+            'say so; set it to 0, or put "detector_search": {"full_turn": true} into the "info" of train.json'
+        )
 
 
 def split_fingerprint(split: Split) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.config import DetectorConfig
+from detector.config import ConfigError, DetectorConfig
 from detector.model.box_coding import BoxCoder, elementwise_ciou, elementwise_giou
 from detector.model.matching import IGNORED
 
@@ -86,17 +86,22 @@ class SigmoidFocalLoss:
         self.gamma, self.alpha = config.focal_gamma, config.focal_alpha
 
     def __call__(self, logits: Tensor, target_labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+        alpha = class_weights(self.alpha, logits)
+        own_alpha = alpha[target_labels] if isinstance(alpha, Tensor) else alpha
         # Every class as background first, then the positives' own entry put right.
-        background = focal_loss(logits, target=False, gamma=self.gamma, alpha=self.alpha).sum(dim=-1)
+        background = focal_loss(logits, target=False, gamma=self.gamma, alpha=alpha).sum(dim=-1)
         own_logit = logits.gather(2, target_labels[..., None]).squeeze(-1)  # (B, A)
-        correction = focal_loss(own_logit, True, self.gamma, self.alpha) - focal_loss(
-            own_logit, False, self.gamma, self.alpha
+        correction = focal_loss(own_logit, True, self.gamma, own_alpha) - focal_loss(
+            own_logit, False, self.gamma, own_alpha
         )
         return torch.where(counted, background + torch.where(positive, correction, 0.0), 0.0).sum(dim=1)
 
 
 class SoftmaxFocalLoss:
-    """Focal loss over classes and background, background (the last score) weighted 1 - alpha, objects alpha."""
+    """Focal loss over classes and background, background (the last score) weighted 1 - alpha, objects alpha.
+
+    With an alpha per class, each class and background has its own weight.
+    """
 
     def __init__(self, config: DetectorConfig) -> None:
         self.gamma, self.alpha = config.focal_gamma, config.focal_alpha
@@ -104,7 +109,11 @@ class SoftmaxFocalLoss:
     def __call__(self, logits: Tensor, target_labels: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
         log_p = log_probability(logits, target_labels, positive)
         wrong = -torch.expm1(log_p)  # 1 - p, exact where p is near 1
-        weight = torch.where(positive, self.alpha, 1.0 - self.alpha)
+        alpha = class_weights(self.alpha, logits)
+        if isinstance(alpha, Tensor):
+            weight = alpha[torch.where(positive, target_labels, logits.shape[-1] - 1)]
+        else:
+            weight = torch.where(positive, alpha, 1.0 - alpha)
         return torch.where(counted, -weight * focusing(wrong, self.gamma) * log_p, 0.0).sum(dim=1)
 
 
@@ -129,9 +138,26 @@ def log_probability(logits: Tensor, target_labels: Tensor, positive: Tensor) -> 
     return torch.log_softmax(logits, dim=-1).gather(2, target[..., None]).squeeze(-1)
 
 
-def focal_loss(logits: Tensor, target: bool, gamma: float, alpha: float) -> Tensor:
+def class_weights(alpha: float | tuple[float, ...], logits: Tensor) -> float | Tensor:
+    """focal_alpha as it is, or a weight per score as a tensor (C,) where the logits (.., C) are."""
+    return logits.new_tensor(alpha) if isinstance(alpha, tuple) else alpha
+
+
+def check_class_weights(config: DetectorConfig, num_scores: int) -> None:
+    """Raises: ConfigError where focal_alpha lists weights, but not one for each of `num_scores` scores."""
+    if config.class_loss != "focal" or not isinstance(config.focal_alpha, tuple):
+        return
+    if len(config.focal_alpha) != num_scores:
+        order = "the classes, then background" if config.class_scores == "softmax" else "the classes"
+        raise ConfigError(
+            f"focal_alpha must be one number or hold a weight for each of {num_scores} scores ({order}), "
+            f"got {len(config.focal_alpha)}"
+        )
+
+
+def focal_loss(logits: Tensor, target: bool, gamma: float, alpha: float | Tensor) -> Tensor:
     """-alpha_t (1 - p_t)^gamma log(p_t), elementwise (Lin et al. 2018, equation 5), for one target everywhere."""
-    sign, weight = (-1.0, alpha) if target else (1.0, 1.0 - alpha)
+    sign, weight = (-1.0, alpha) if target else (1.0, 1.0 - alpha)  # alpha may be a tensor that broadcasts
     wrong = torch.sigmoid(sign * logits)  # 1 - p_t
     return weight * focusing(wrong, gamma) * F.softplus(sign * logits)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from detector.config import DetectorConfig
-from detector.model.anchors import num_anchors_per_cell
 from detector.model.box_coding import pairwise_iou
+from detector.model.cells import num_anchors_per_cell
 
 BACKGROUND, IGNORED = -1, -2
 

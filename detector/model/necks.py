@@ -104,7 +104,10 @@ class BiFPNLayer(nn.Module):
     def __init__(self, num_levels: int, config: DetectorConfig) -> None:
         super().__init__()
         self.down_weights = nn.Parameter(torch.ones(num_levels - 1, 2))  # own map, the one above
-        self.up_weights = nn.Parameter(torch.ones(num_levels - 1, 3))  # own map, top-down node, the one below
+        self.up_weights = nn.Parameter(torch.ones(max(0, num_levels - 2), 3))  # own map, top-down node, the one below
+        self.top_weights = nn.Parameter(
+            torch.ones(2)
+        )  # the coarsest level has no top-down node: own map, the one below
         self.down = nn.ModuleList(_fusion_conv(config) for _ in range(num_levels - 1))
         self.up = nn.ModuleList(_fusion_conv(config) for _ in range(num_levels - 1))
 
@@ -117,8 +120,11 @@ class BiFPNLayer(nn.Module):
         outputs = [nodes[0]]
         for n in range(1, count):
             below = F.adaptive_max_pool2d(outputs[-1], maps[n].shape[-2:])
-            # The coarsest level has no top-down node of its own: its map stands for both.
-            outputs.append(self.up[n - 1](F.silu(fuse([maps[n], nodes[n], below], self.up_weights[n - 1]))))
+            if n < count - 1:
+                fused = fuse([maps[n], nodes[n], below], self.up_weights[n - 1])
+            else:
+                fused = fuse([maps[n], below], self.top_weights)
+            outputs.append(self.up[n - 1](F.silu(fused)))
         return outputs
 
 

@@ -25,6 +25,16 @@ class Detections:
         return Detections(self.image_index.cpu(), self.boxes_xyxy.cpu(), self.scores.cpu(), self.labels.cpu())
 
 
+@dataclass
+class Candidates:
+    """The best (anchor, class) pairs of each image, k of them, best first; before any suppression."""
+
+    boxes_xyxy: Tensor  # (B, k, 4)
+    scores: Tensor  # (B, k)
+    labels: Tensor  # (B, k)
+    sound: Tensor  # (B, k) bool: neither under the score threshold nor a sliver
+
+
 class Postprocess:
     """Keeps the best `pre_nms_top_k` (anchor, class) pairs an image, decodes those alone, then suppresses."""
 
@@ -37,25 +47,31 @@ class Postprocess:
 
     def __call__(self, logits: Tensor, box_regression: Tensor, anchors_xyxy: Tensor) -> Detections:
         """logits (B, A, K) (softmax: K + 1), box_regression (B, A, 4), anchors (A, 4) -> Detections. fp32 throughout."""
+        found = self.candidates(logits, box_regression, anchors_xyxy)
+        batch, num_classes = len(logits), logits.shape[-1]
+        image = torch.arange(batch, device=logits.device)[:, None].expand_as(found.labels)[found.sound]
+        boxes, scores, label = found.boxes_xyxy[found.sound], found.scores[found.sound], found.labels[found.sound]
+        kept = nms_by_group(boxes, scores, image * num_classes + label, self.nms_iou, max(self.height, self.width))
+        kept = kept[_rank_within(image[kept], batch) < self.max_detections]
+        order = kept[image[kept].argsort(stable=True)]
+        return Detections(image[order], boxes[order], scores[order], label[order])
+
+    def candidates(self, logits: Tensor, box_regression: Tensor, anchors_xyxy: Tensor) -> Candidates:
+        """The `pre_nms_top_k` best pairs of each image, decoded and cut to the canvas."""
         logits = logits.float()
         if self.softmax:  # log probabilities of the classes; the last is background
             logits = torch.log_softmax(logits, dim=-1)[..., :-1]
-        batch, _, num_classes = logits.shape
+        num_classes = logits.shape[-1]
         flat = logits.flatten(1)
         top_logits, pair = flat.topk(min(self.top_k, flat.shape[1]), dim=1)  # (B, k)
         anchor, label = pair // num_classes, pair % num_classes
         regression = box_regression.float().gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = self.coder.decode(regression, anchors_xyxy[anchor])
-        boxes[..., 0::2].clamp_(0, self.width)
-        boxes[..., 1::2].clamp_(0, self.height)
+        limit = boxes.new_tensor([self.width, self.height, self.width, self.height])
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
         scores = top_logits.exp() if self.softmax else top_logits.sigmoid()
-        image = torch.arange(batch, device=logits.device)[:, None].expand_as(label)
-        keep = (scores > self.score_threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0.1)
-        image, boxes, scores, label = image[keep], boxes[keep], scores[keep], label[keep]
-        kept = nms_by_group(boxes, scores, image * num_classes + label, self.nms_iou, max(self.height, self.width))
-        kept = kept[_rank_within(image[kept], batch) < self.max_detections]
-        order = kept[image[kept].argsort(stable=True)]
-        return Detections(image[order], boxes[order], scores[order], label[order])
+        sound = (scores > self.score_threshold) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0.1)
+        return Candidates(boxes, scores, label, sound)
 
 
 def nms_by_group(boxes_xyxy: Tensor, scores: Tensor, group: Tensor, iou: float, extent: int) -> Tensor:

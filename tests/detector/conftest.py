@@ -48,9 +48,9 @@ def own_cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a simulated half-turn street: 12 training and 6 validation images of 128 x 512."""
+    """Folder of a simulated half-turn street: 12 training, 6 validation and 3 extended images of 128 x 512."""
     folder = tmp_path_factory.mktemp("street") / "data"
-    make_dataset(folder, {"train": 12, "val": 6}, seed=5, degrees=180, processes=1)
+    make_dataset(folder, {"train": 12, "val": 6, "extended": 3}, seed=5, degrees=180, processes=1)
     return folder
 
 

@@ -49,6 +49,8 @@ def first_batch(trainer: Trainer) -> tuple[Tensor, Any]:
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "sgd": {"optimizer": "sgd"},
+    "adam": {"optimizer": "adam"},
+    "a weight per class": {"focal_alpha": (0.2,) * 8},
     "giou": {"box_loss": "giou"},
     "multistep": {"schedule": "multistep"},
     "constant": {"schedule": "constant"},
@@ -144,6 +146,10 @@ def number_of_batches(trainer: Trainer) -> Any:
     return sum(1 for _ in trainer.batches.epoch(1))
 
 
+def image_numbers(trainer: Trainer) -> Any:
+    return trainer.batches._order(torch.Generator().manual_seed(4)).tolist()
+
+
 def memory_format(trainer: Trainer) -> Any:
     return trainer.model.trunk.layer1[0].conv1.weight.stride()
 
@@ -170,6 +176,8 @@ FILE = "a file, made by the test"
 PRIORS: dict[str, Any] = {"prior_sizes": (8, 16, 32, 64), "prior_ratios": ((2,), (2,), (2,))}
 # field: (probe, its other value, what both configs share)
 EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
+    "train_split": (batch, "extended", {}),
+    "repeat_threshold": (image_numbers, 1.0, {"steps_per_epoch": 9}),
     "image_size_px": (anchors, (64, 128), {}),
     "normalization": (batch, "imagenet", {}),
     "trunk": (weights, "resnet34", {}),
@@ -242,6 +250,8 @@ EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
     "translate_max": (batch, 0.3, {}),
     "jitter_strength": (batch, 0.3, {}),
     "roll_probability": (batch, 1.0, {}),
+    "mosaic_probability": (batch, 1.0, {}),
+    "copy_paste_probability": (batch, 1.0, {}),
     "score_threshold": (found, 0.99, {}),
     "nms_iou": (found, 0.1, {}),
     "pre_nms_top_k": (found, 50, {}),
@@ -275,6 +285,8 @@ def test_changing_a_field_changes_what_it_is_there_for(
     data = other_data = tiny_data
     if name == "image_size_px":
         other_data = load_training_data(street, other)
+    if name == "train_split":
+        other_data = load_training_data(street, config.image_size_px, train_split=other)
     if name == "roll_probability":  # as if the half turn were a full one
         data = other_data = replace(tiny_data, dataset=replace(tiny_data.dataset, full_turn=True))
     before = probe(build(config, data))
@@ -398,7 +410,9 @@ def test_the_data_must_lie_on_the_configs_canvas(tiny_data: TrainingData) -> Non
 
 
 def test_a_roll_needs_a_full_turn(tiny_data: TrainingData) -> None:
-    with pytest.raises(ConfigError, match=r"roll_probability=0\.5 needs a dataset whose images are a full turn"):
+    with pytest.raises(
+        ConfigError, match=r"roll_probability=0\.5 needs images that are a full turn, and data does not"
+    ):
         build(tiny(roll_probability=0.5), tiny_data)
 
 

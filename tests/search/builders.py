@@ -12,7 +12,8 @@ from search.engine import Engine, Leg, Limits
 from search.journal import Journal
 from search.rungs import make_scheduler
 from spaces.fitting import DatasetFacts
-from spaces.space import ResolvedSpace, load_space, resolve
+from spaces.loading import load_space
+from spaces.space import ResolvedSpace, resolve
 
 STREET = DatasetFacts(
     ((128, 512),) * 4, ((20.0, 12.0), (30.0, 14.0), (16.0, 40.0), (12.0, 12.0)), (0, 1, 2, 3), full_turn=True

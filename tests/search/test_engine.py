@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detector.config import ConfigError, DetectorConfig
 from results.records import StudyState, read_journal
 from search.engine import MAX_BARREN_PROPOSALS, MAX_LOSSES, Engine, Leg, Limits, trial_id
 from tests.search.builders import (
@@ -426,3 +427,20 @@ class TestKilledAndResumed:
         owed = [trial.id for trial in engine.state.trials.values() if trial.leg_target is not None]
         assert not owed
         engine.journal.close()
+
+
+def test_a_proposal_that_this_dataset_cannot_train_is_refused_before_it_costs_a_trial(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, sampler=ListedSampler([{"lr": 2e-3}, {"lr": 3e-3}]))
+
+    def check(config: DetectorConfig) -> None:
+        if config.lr == 2e-3:
+            raise ConfigError("anchors must be able to match")
+
+    engine.check = check
+    for _ in range(2):  # the base, then the second proposal
+        leg = engine.next_leg()
+        assert leg is not None
+        engine.on_leg_end(leg.trial, "diverged")
+    refused = [r for r in engine.state.records if r["event"] == "proposal_refused"]
+    assert [(r["number"], r["reason"]) for r in refused] == [(1, "anchors must be able to match")]
+    assert [t.varied.get("lr") for t in engine.state.trials.values()] == [None, 3e-3]

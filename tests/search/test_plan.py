@@ -17,7 +17,8 @@ from results.records import JOURNAL_NAME, JournalError
 from search.dataset import describe_dataset
 from search.journal import Journal
 from search.options import Options, StudyError
-from search.plan import Study, make_plan, resume_plan, write_plan
+from search.plan import Study, make_plan, write_plan
+from search.resume import resume_plan
 from search.sampler import grid_size
 from spaces.distributions import SpaceError
 from spaces.space import ResolvedSpace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,10 @@ from spaces.fitting import (
     SMALLEST_ANCHOR_STRIDES,
     SMALLEST_SIDE,
     DatasetFacts,
+    corner_iou,
     fit_anchor_ratios,
     fit_anchor_size,
+    fit_anchors,
     fit_canvas,
 )
 
@@ -106,3 +109,39 @@ class TestAnchorRatios:
         assert 1 <= len(ratios) <= 3
         assert list(ratios) == sorted(set(ratios))
         assert all(0.2 <= ratio <= 5.0 and math.isfinite(ratio) for ratio in ratios)
+
+
+def boxes_of(shapes: list[tuple[float, float]], spread: float, each: int = 200) -> DatasetFacts:
+    """Boxes (height, width) around these shapes on images of 128 x 512, within a factor of `spread`."""
+    rng = random.Random(7)
+    made = [
+        (h * spread ** rng.uniform(-1, 1), w * spread ** rng.uniform(-1, 1)) for h, w in shapes for _ in range(each)
+    ]
+    return DatasetFacts(((128, 512),), tuple(made), (0,) * len(made))
+
+
+def test_kmeans_finds_the_sizes_and_shapes_that_boxes_were_made_of() -> None:
+    facts = boxes_of([(16, 16), (40, 20), (40, 80), (120, 60)], spread=1.05)
+    sizes, ratios = fit_anchors(facts, (128, 512), (8, 16, 32, 64))
+    assert sizes == pytest.approx((16, 28.3, 56.6, 96), rel=0.35)  # the middle two share a centre or part it
+    assert ratios == pytest.approx((0.5, 1.0, 2.0), rel=0.1)
+    assert fit_anchors(facts, (128, 512), (8, 16, 32, 64)) == (sizes, ratios), "seeded"
+
+
+def test_kmeans_scales_boxes_onto_the_canvas_and_keeps_to_what_a_stride_can_find() -> None:
+    facts = boxes_of([(10, 10), (64, 64)], spread=1.01)
+    assert fit_anchors(facts, (128, 512), (4, 8), 1)[0] == pytest.approx((10, 64), rel=0.02)
+    assert fit_anchors(facts, (64, 256), (2, 4), 1)[0] == pytest.approx((5, 32), rel=0.02)
+    assert fit_anchors(facts, (128, 512), (16, 32), 1)[0] == pytest.approx((24, 64), rel=0.02)  # 1.5 strides of 16
+
+
+def test_more_centres_than_boxes_is_no_error() -> None:
+    facts = DatasetFacts(((128, 512),), ((20.0, 10.0),), (0,))
+    sizes, ratios = fit_anchors(facts, (128, 512), (8, 16, 32))
+    assert len(sizes) == 3
+    assert ratios == (2.0,)
+
+
+def test_iou_of_boxes_that_share_a_corner() -> None:
+    assert corner_iou((2.0, 3.0), (4.0, 3.0)) == pytest.approx(6 / 12)
+    assert corner_iou((2.0, 6.0), (4.0, 3.0)) == pytest.approx(6 / 18)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from detector.config import ConfigError, DetectorConfig
-from detector.data.batches import IMAGENET_MEAN, IMAGENET_STD, TrainingBatches, TrainingData, load_training_data
+from detector.data.batches import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TrainingBatches,
+    TrainingData,
+    load_training_data,
+    repeat_factors,
+)
 from tests.detector.data.conftest import HEIGHT, WIDTH, CocoFolder
 
 CPU = torch.device("cpu")
@@ -113,7 +121,7 @@ def test_normalization_is_the_datasets_or_imagenets(data: TrainingData) -> None:
 
 
 def test_roll_is_refused_where_images_are_no_full_turn(data: TrainingData) -> None:
-    with pytest.raises(ConfigError, match=r"roll_probability=0\.5 needs a dataset whose images are a full turn"):
+    with pytest.raises(ConfigError, match=r"roll_probability=0\.5 needs images that are a full turn, and set does not"):
         batches(data, roll_probability=0.5)
     data.dataset.full_turn = True
     images, _ = next(iter(batches(data, roll_probability=0.5).epoch(1)))
@@ -122,3 +130,23 @@ def test_roll_is_refused_where_images_are_no_full_turn(data: TrainingData) -> No
 
 def test_the_fingerprint_is_of_both_splits(data: TrainingData) -> None:
     assert data.fingerprint == data.train.fingerprint[:8] + data.val.fingerprint[:8]
+
+
+def test_repeat_factors_by_hand() -> None:
+    # Four images; class 0 in all (f = 1), class 1 in one (f = 1/4). threshold 1: sqrt(1 / 0.25) = 2 for that image.
+    labels = np.array([[0, -1], [0, 0], [0, 1], [0, -1]])
+    assert repeat_factors(labels, 0.0) is None
+    assert repeat_factors(labels, 1.0).tolist() == [1.0, 1.0, 2.0, 1.0]
+    assert repeat_factors(labels, 0.25).tolist() == [1.0, 1.0, 1.0, 1.0]
+    assert repeat_factors(labels, 0.5625).tolist() == [1.0, 1.0, 1.5, 1.0]  # sqrt(0.5625 / 0.25)
+    assert repeat_factors(np.full((3, 1), -1), 1.0).tolist() == [1.0, 1.0, 1.0], "images without boxes"
+
+
+def test_a_rare_class_is_drawn_as_often_as_its_factor_says(data: TrainingData) -> None:
+    data.train.labels[:] = np.where(data.train.labels >= 0, 0, -1)
+    data.train.labels[5, 0] = 1  # one image of eight: factor sqrt(0.5 / 0.125) = 2
+    made = batches(data, repeat_threshold=0.5, steps_per_epoch=900)
+    order = made._order(torch.Generator().manual_seed(1))
+    counts = np.bincount(order, minlength=IMAGES)
+    assert counts[5] == pytest.approx(1800 * 2 / 9, abs=1)  # whole factors: no chance in it but the last pass
+    assert set(np.delete(counts, 5)) <= {199, 200, 201}

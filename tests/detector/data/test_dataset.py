@@ -55,3 +55,47 @@ def test_the_fingerprint_is_the_same_for_the_same_content_elsewhere(folder: Coco
     other = CocoFolder(tmp_path / "copy")
     assert split_fingerprint(folder.load().train) == split_fingerprint(other.load().train)
     assert len(split_fingerprint(folder.load().train)) == 16
+
+
+def with_extended(folder: CocoFolder, *names: str) -> DataSource:
+    """The folder's source with an extended split of images of these names, a box each."""
+    source = folder.write()
+    content = {
+        "images": [folder.image_row(n, name) for n, name in enumerate(names)],
+        "annotations": [folder.box_row(n, n, [1, 2, 5, 6], 2) for n in range(len(names))],
+        "categories": folder.train["categories"],
+    }
+    for seed, name in enumerate(names):
+        if not (folder.images / name).exists():
+            folder.paint(name, seed + 50)
+    (folder.root / "more.json").write_text(json.dumps(content))
+    return source.with_extended(str(folder.root / "more.json"))
+
+
+def test_the_extended_split_joins_the_training_images_each_once(folder: CocoFolder) -> None:
+    source = with_extended(folder, "e.png", "b.png", "f.png")
+    plain, extended = load_dataset(source).train, load_dataset(source, train_split="extended").train
+    assert [record.file_name for record in plain.images] == ["a.png", "b.png", "c.png"]
+    assert [record.file_name for record in extended.images] == ["a.png", "b.png", "c.png", "e.png", "f.png"]
+    assert (plain.name, extended.name) == ("train", "extended")
+    assert extended.num_boxes == plain.num_boxes + 2
+    assert split_fingerprint(plain) != split_fingerprint(extended)
+
+
+def test_an_extended_split_is_found_in_the_folder_and_goes_through_plain_values_and_options(folder: CocoFolder) -> None:
+    source = with_extended(folder, "e.png")
+    assert DataSource.from_dict(json.loads(json.dumps(source.to_dict()))).extended == source.extended
+    assert source.to_options() == ["--data", str(folder.root), "--extended-annotations", str(folder.root / "more.json")]
+    (folder.root / "more.json").rename(folder.root / "extended.json")
+    found = DataSource.from_folder(folder.root)
+    assert found.extended == (folder.root / "extended.json", folder.images)
+    assert found.to_options() == ["--data", str(folder.root)]
+
+
+def test_an_extended_split_that_cannot_be_used_is_refused(folder: CocoFolder) -> None:
+    with pytest.raises(DataError, match=r"has none: name their annotations with --extended-annotations"):
+        load_dataset(folder.write(), train_split="extended")
+    with pytest.raises(DataError, match=r"must not be a validation image too \(1\): d\.png"):
+        load_dataset(with_extended(folder, "e.png", "d.png"), train_split="extended")
+    with pytest.raises(DataError, match="adds to the data of --data"):
+        DataSource.from_options(None, None, None, None, None, "more.json")

@@ -8,16 +8,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from detector.config import DetectorConfig
-from detector.model.anchors import (
-    cell_anchors_xyxy,
-    cell_priors_xyxy,
-    level_shapes,
-    level_sizes,
-    level_strides,
-    make_anchors_xyxy,
-    num_anchors_per_cell,
-    num_anchors_per_level,
-)
+from detector.model.anchors import make_anchors_xyxy
+from detector.model.cells import level_shapes, level_strides, num_anchors_per_cell, num_anchors_per_level
 
 
 def config(**values: object) -> DetectorConfig:
@@ -42,33 +34,6 @@ def test_the_offset_moves_the_centre_in_strides() -> None:
     assert first.tolist() == [-6.0, -6.0, 10.0, 10.0]  # centre 0.25 * 8 = 2
 
 
-def test_order_within_a_cell_is_ratio_then_size_then_scale() -> None:
-    made = cell_anchors_xyxy((8.0, 32.0), config(anchor_scales=(1.0, 2.0), anchor_ratios=(0.25, 4.0)))
-    sides = (made[:, 2:] - made[:, :2]).tolist()
-    # ratio 0.25: width s * 2, height s / 2; ratio 4: the other way round; s = 8, 16, 32, 64
-    assert sides == [[16, 4], [32, 8], [64, 16], [128, 32], [4, 16], [8, 32], [16, 64], [32, 128]]
-
-
-def test_a_ratio_keeps_the_area() -> None:
-    made = cell_anchors_xyxy((20.0,), config(anchor_ratios=(0.3, 1.0, 3.7)))
-    areas = (made[:, 2] - made[:, 0]) * (made[:, 3] - made[:, 1])
-    assert areas.tolist() == pytest.approx([400.0, 400.0, 400.0])
-
-
-def test_rounding_gives_whole_corners() -> None:
-    # Side 9: corners -+4.5, which round to even: -+4.
-    rounded = cell_anchors_xyxy((9.0,), config(anchor_ratios=(1.0,), anchor_rounding=True))
-    plain = cell_anchors_xyxy((9.0,), config(anchor_ratios=(1.0,)))
-    assert rounded.tolist() == [[-4.0, -4.0, 4.0, 4.0]]
-    assert plain.tolist() == [[-4.5, -4.5, 4.5, 4.5]]
-
-
-def test_one_size_doubles_from_level_to_level() -> None:
-    assert level_sizes(10.0, 3) == [(10.0,), (20.0,), (40.0,)]
-    assert level_sizes((5.0, 7.0), 2) == [(5.0,), (7.0,)]
-    assert level_sizes(((5.0, 6.0), (7.0, 8.0)), 2) == [(5.0, 6.0), (7.0, 8.0)]
-
-
 def test_levels_lie_one_behind_the_other_finest_first() -> None:
     made = config(neck_levels=(3, 4), extra_levels=1, anchor_sizes=(8.0, 20.0, 50.0), anchor_ratios=(1.0,))
     assert level_strides(made) == [8, 16, 32]
@@ -78,11 +43,6 @@ def test_levels_lie_one_behind_the_other_finest_first() -> None:
     assert anchors[0].tolist() == [0.0, 0.0, 8.0, 8.0]
     assert anchors[96].tolist() == [-2.0, -2.0, 18.0, 18.0]  # centre 8, half side 10
     assert anchors[120].tolist() == [-9.0, -9.0, 41.0, 41.0]  # centre 16, half side 25
-
-
-def test_a_level_that_does_not_divide_the_canvas_rounds_up() -> None:
-    made = config(neck_levels=(5,), extra_levels=2)  # 64 x 96 at strides 32, 64, 128
-    assert level_shapes(made) == [(2, 3), (1, 2), (1, 1)]
 
 
 def test_num_anchors_per_cell_counts_sizes_scales_and_ratios() -> None:
@@ -108,21 +68,6 @@ def test_equal_to_torchvisions_generator(canvas: tuple[int, int]) -> None:
     maps = [torch.zeros(1, 1, canvas[0] // stride, canvas[1] // stride) for stride in (8, 16)]
     theirs = AnchorGenerator(sizes, (ratios,) * 2)(ImageList(torch.zeros(1, 3, *canvas), [canvas]), maps)[0]
     assert torch.equal(ours, theirs)
-
-
-def test_ssd_priors_of_a_cell_by_hand() -> None:
-    # Square 16, next 32: second square sqrt(512) = 22.627; ratio 4: 16 / 2 high and 16 * 2 wide, and the other way.
-    made = cell_priors_xyxy((16.0, 16.0), (32.0, 32.0), (4.0,))
-    sides = (made[:, 2:] - made[:, :2]).tolist()  # width, height
-    assert sides == [pytest.approx(row) for row in ([16, 16], [22.627417, 22.627417], [32, 8], [8, 32])]
-    assert (made[:, :2] + made[:, 2:]).abs().max() == 0, "around the origin"
-
-
-def test_ssd_priors_may_have_a_height_and_a_width() -> None:
-    made = cell_priors_xyxy((128.0, 128.0), (128.0, 400.0), ())
-    # the report's last square: sqrt(128 * 128) high, sqrt(128 * 400) wide
-    assert (made[1, 2] - made[1, 0]).item() == pytest.approx(226.2742, rel=1e-6)
-    assert (made[1, 3] - made[1, 1]).item() == pytest.approx(128.0)
 
 
 def test_priors_differ_in_number_by_level() -> None:

@@ -224,3 +224,35 @@ def test_softmax_losses_have_finite_gradients_at_extreme_logits(values: dict[str
     loss(logits, torch.tensor([[1, 0, 0]]), positive, torch.ones_like(positive)).sum().backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
+
+
+def test_focal_weights_per_class_stand_for_one_weight_and_for_their_own() -> None:
+    made = Batch()
+    for scores, width in (("sigmoid", NUM_CLASSES), ("softmax", NUM_CLASSES + 1)):
+        logits = torch.randn(2, 40, width, generator=torch.Generator().manual_seed(1))
+        labels = torch.tensor([2, 0, 1, 1]).repeat(2, 10)
+        positive, counted = made.matched >= 0, made.matched != IGNORED
+
+        def loss(alpha: object, scores: str = scores, logits: Tensor = logits, labels: Tensor = labels) -> Tensor:
+            config = DetectorConfig(class_scores=scores, focal_alpha=alpha)
+            return make_class_loss(config)(logits, labels, made.matched >= 0, made.matched != IGNORED)
+
+        same = (0.3,) * NUM_CLASSES + ((0.7,) if scores == "softmax" else ())
+        torch.testing.assert_close(loss(same), loss(0.3))
+        if scores == "softmax":  # worked by hand: each anchor's own weight times (1 - p)^2 * -log p
+            weights = torch.tensor([0.1, 0.2, 0.4, 0.8])
+            target = torch.where(positive, labels, NUM_CLASSES)
+            p = torch.softmax(logits, dim=-1).gather(2, target[..., None]).squeeze(-1)
+            wanted = torch.where(counted, -weights[target] * (1 - p) ** 2 * p.log(), 0.0).sum(dim=1)
+            torch.testing.assert_close(loss((0.1, 0.2, 0.4, 0.8)), wanted)
+        else:  # against torchvision's, class by class
+            one_hot = F.one_hot(labels, NUM_CLASSES).float() * positive[..., None]
+            wanted = sum(
+                torch.where(
+                    counted,
+                    sigmoid_focal_loss(logits[..., k], one_hot[..., k], alpha=alpha, gamma=2.0),
+                    0.0,
+                ).sum(dim=1)
+                for k, alpha in enumerate((0.1, 0.5, 0.9))
+            )
+            torch.testing.assert_close(loss((0.1, 0.5, 0.9)), wanted)

@@ -9,7 +9,8 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from detector.config import DetectorConfig
-from detector.model.anchors import make_anchors_xyxy, num_anchors_per_level
+from detector.model.anchors import make_anchors_xyxy
+from detector.model.cells import num_anchors_per_level
 from detector.model.matching import BACKGROUND, IGNORED, AtssMatcher, SsdMatcher, ThresholdMatcher
 from tests.detector.model.test_box_coding import random_boxes
 

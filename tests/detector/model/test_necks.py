@@ -127,7 +127,7 @@ def test_a_bifpn_layer_with_one_way_open_passes_it_on_unchanged() -> None:
     layer = BiFPNLayer(2, config)
     with torch.no_grad():
         layer.down_weights.copy_(torch.tensor([[1.0, 0.0]]))
-        layer.up_weights.copy_(torch.tensor([[1.0, 0.0, 0.0]]))
+        layer.top_weights.copy_(torch.tensor([1.0, 0.0]))
         for block in (*layer.down, *layer.up):
             nn.init.dirac_(block[0].weight)
             nn.init.zeros_(block[0].bias)

@@ -1,4 +1,4 @@
-"""The report's detectors at its full size: trainable parameters and anchors, as report.md's arithmetic has them."""
+"""The report's baseline trunk: strides and channels of its maps, and other canvases (spaces/test_tdt4265_report.py counts)."""
 
 from __future__ import annotations
 
@@ -16,32 +16,6 @@ BASELINE: dict[str, Any] = {
     "prior_ratios": ((2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)), "box_variances": (0.1, 0.2), "matcher": "ssd",
     "class_scores": "softmax", "class_loss": "hard_negatives", "bias_init": "zero",
 }  # fmt: skip
-FPN = {
-    **BASELINE, "trunk": "resnet50", "trunk_extra_channels": (512, 64), "neck": "fpn", "neck_channels": 128, "extra_levels": 0,
-}  # fmt: skip
-DEEP = {**FPN, "head_depth": 4, "head_channels": 128, "head_norm": "none", "class_loss": "focal", "focal_alpha": 0.99}
-ANCHORS = {
-    **DEEP, "prior_sizes": (6, 16, 32, 48, 64, 128, 200),
-    "prior_ratios": ((2, 4), (1.3, 2), (1.3, 4), (1.5, 2, 4), (2, 3, 4), (2, 3, 4)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("values", "parameters", "anchor_coordinates"),
-    [
-        (BASELINE, 2_590_880, 261_760),
-        (FPN, 38_652_256, 261_760),
-        (DEEP, 45_736_288, 261_760),
-        (ANCHORS, 45_886_178, 263_424),
-    ],
-    ids=["baseline", "fpn", "deep heads", "anchors"],
-)
-def test_parameters_and_anchors_are_the_reports(
-    values: dict[str, Any], parameters: int, anchor_coordinates: int
-) -> None:
-    model = Detector(DetectorConfig(**values), 8)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == parameters
-    assert model.anchors_xyxy.numel() == anchor_coordinates
 
 
 def test_the_baselines_maps_have_its_strides_and_channels() -> None:

@@ -1,0 +1,95 @@
+"""What a study says before it starts: its plan, and with --dry-run how long it will take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from results.ablation import changed
+from results.records import StudyState
+from search.forecast import (
+    PROBED_CONFIGS,
+    SECONDS_TO_REPORT,
+    SECONDS_TO_START,
+    Forecast,
+    probe_epoch_seconds,
+    simulate,
+)
+from search.plan import Study
+from search.rungs import Scheduler
+from search.sampler import make_sampler
+
+
+def print_plan(study: Study, expected: Forecast, say: Any) -> None:
+    """The plan: data, profile, space, rungs or steps, resources, and where output goes."""
+    plan, data = study.plan, study.plan["dataset"]
+    base = study.space.base
+    more = f" ({data['extended_images']} with the extended split)" if "extended_images" in data else ""
+    test = f", {data['test_images']} held out" if data["test_images"] else ""
+    turn = "a full turn" if data["full_turn"] else "not a full turn"
+    lines = {
+        "study": f"{plan['name']}" + (" (resumed)" if study.resumed else ""),
+        "data": f"{data['name']}: {data['train_images']} train{more}, {data['val_images']} val{test}; "
+        f"{data['train_boxes']} + {data['val_boxes']} boxes, {len(data['classes'])} classes, {turn}",
+        "profile": f"{plan['profile']}: {base.trunk} x {base.trunk_width:g} on {base.image_size_px[0]} x {base.image_size_px[1]} pixels; "
+        f"{'; '.join(study.space.notes) or 'nothing fitted'}",
+        **(_ablation_lines(study) if study.steps else _search_lines(study, expected)),
+        "machine": study.resources.describe(),
+        "output": str(study.folder),
+    }
+    for name, text in lines.items():
+        say(f"{name:>8}  {text}")
+    for step in study.steps:
+        say(f"    step  {step.name}: {changed(step.changes)}" + (f"  [{step.about}]" if step.about else ""))
+    for note in plan["dropped"][:5]:
+        say(f" dropped  {note}")
+    if len(plan["dropped"]) > 5:
+        say(f" dropped  .. {len(plan['dropped'])} in all, listed in study.json")
+
+
+def _search_lines(study: Study, expected: Forecast) -> dict[str, str]:
+    plan = study.plan
+    rungs = ", ".join(f"~{n} reach {level}" for level, n in zip(plan["levels"], expected.trials_by_rung, strict=True))
+    return {
+        "space": f"{plan['space']['space']}, {len(study.space.fields)} fields: {', '.join(study.space.fields)}",
+        "search": f"{plan['sampler']} proposes, {plan['scheduler']} prunes, {plan['trials']} trials (the first is the base), "
+        f"seed {plan['seed']}, by {plan['metric']}",
+        "rungs": f"{rungs} epochs; an epoch is {_epoch(study)}; about {expected.epochs:.0f} epochs in all",
+    }
+
+
+def _ablation_lines(study: Study) -> dict[str, str]:
+    plan, steps = study.plan, study.steps
+    seeds = plan["trials"] // len(steps)
+    return {
+        "chain": f"{plan['space']['space']}, {len(steps)} steps x {seeds} seeds (from {plan['seed']}) = {plan['trials']} trainings",
+        "length": f"{plan['epochs']} epochs each; an epoch is {_epoch(study)}, unless a step changes it",
+    }
+
+
+def _epoch(study: Study) -> str:
+    base = study.space.base
+    if not base.steps_per_epoch:
+        return "one pass"
+    passes = base.steps_per_epoch * base.batch_size / study.plan["dataset"]["train_images"]
+    return f"{base.steps_per_epoch} steps of {base.batch_size} images ({passes:.2g} passes)"
+
+
+def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
+    """The predicted wall time, from one-batch probes: of the base and a few proposals, or of every step of a chain."""
+    plan, slots = study.plan, study.resources.slots
+    if study.steps:
+        configs = [study.space.base.with_values(step.values).to_dict() for step in study.steps]
+        say(f"probing one batch of {len(configs)} steps")
+    else:
+        sampler = make_sampler("random", study.space, plan["seed"], plan["metric"])
+        blank = StudyState(plan["metric"], plan["levels"])
+        proposals = [sampler.propose(number, blank) or {} for number in range(1, PROBED_CONFIGS + 1)]
+        configs = [study.space.base.to_dict(), *(study.space.config(values).to_dict() for values in proposals)]
+        say("probing one batch of the base and a few proposals")
+    seconds = probe_epoch_seconds(
+        configs, plan["source"], plan["skip_bad"], slots, study.resources.threads, study.resources.torch_device
+    )
+    forecast = simulate(scheduler, plan["trials"], slots, seconds)
+    total = SECONDS_TO_START + forecast.seconds + SECONDS_TO_REPORT
+    say(f"  probed  {min(seconds):.1f} .. {max(seconds):.1f} s per epoch, {slots} at a time")
+    say(f"predicted {total / 60:.1f} minutes for {forecast.epochs:.0f} epochs")

@@ -1,0 +1,97 @@
+"""What search.run and search.ablate share at the edge: option groups, and how a user's mistake ends."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+
+from detector.config import ConfigError
+from detector.data.dataset import DataError
+from results.records import JournalError
+from search.options import DEFAULT_RUNS_DIR, Options, StudyError
+from spaces.distributions import SpaceError
+
+EXIT_USER_ERROR = 2
+USER_ERRORS = (StudyError, SpaceError, ConfigError, DataError, JournalError)
+
+
+def make_parser(module: str, about: str | None, space: str) -> argparse.ArgumentParser:
+    """A parser with --space and the data options."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--space", default=space, help=f"a space by name, or a .py or .yaml file (default: {space})")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        help="folder with train.json, val.json, optional test.json, images/ (default: a simulated LiDAR street)",
+    )
+    for split in ("train", "val"):
+        data.add_argument(
+            f"--{split}-annotations", help=f"COCO file of the {split} split, instead of --data (default: none)"
+        )
+        data.add_argument(f"--{split}-images", help=f"image folder of the {split} split (default: none)")
+    data.add_argument(
+        "--extended-annotations",
+        help="COCO file of more training images, in the folder of the training images, for steps and configs that ask "
+        "for them (default: extended.json of --data, where there is one)",
+    )
+    data.add_argument(
+        "--skip-bad", action="store_true", help="leave out what is wrong with the data and record it (default: refuse)"
+    )
+    return parser
+
+
+def add_training_options(group: argparse._ArgumentGroup) -> None:
+    """What is trained, scored and fixed, whoever proposes it."""
+    group.add_argument("--max-hours", type=float, help="stop after this many hours, with results (default: no limit)")
+    group.add_argument(
+        "--epochs", type=int, help="epochs of a full training, and of the learning-rate schedule (default: the space's)"
+    )
+    group.add_argument(
+        "--set", dest="set_fields", action="append", default=[], metavar="FIELD=VALUE",
+        help="fix a DetectorConfig field, as YAML; may be repeated (default: nothing fixed)",
+    )  # fmt: skip
+    group.add_argument(
+        "--official-eval", action="store_true", help="evaluate with pycocotools throughout (default: faster-coco-eval)"
+    )
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Where trials run, and how many at a time."""
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--profile", default="auto", help="cpu, gpu, or auto by the hardware (default: auto)")
+    machine.add_argument("--cpus-per-trial", type=float, help="cores of a trial (default: 1; on GPUs the cores' share)")
+    machine.add_argument(
+        "--gpus-per-trial", type=float, help="GPUs of a trial, may be a fraction (default: 1 where there are any)"
+    )
+    machine.add_argument("--concurrent", type=int, help="trials at a time (default: as many as fit)")
+
+
+def add_study_options(parser: argparse.ArgumentParser, extends: str) -> None:
+    """Where the study lies, and whether it is a new one; `extends` are the options that --resume may change."""
+    output = parser.add_argument_group("study")
+    output.add_argument("--name", help="name of the study's folder (default: space and time; with --resume the newest)")
+    output.add_argument("--runs-dir", default=DEFAULT_RUNS_DIR, help=f"where studies lie (default: {DEFAULT_RUNS_DIR})")
+    output.add_argument(
+        "--resume", action="store_true", help=f"go on with a study; {extends} may extend it (default: a new one)"
+    )
+    output.add_argument(
+        "--dry-run", action="store_true", help="print the plan and the predicted wall time, and stop (default: run)"
+    )
+
+
+def run(options: Options) -> int:
+    """The study; returns the exit status of interfaces: 0 done, 2 user's mistake, 3 nothing succeeded, 4 paused, 130."""
+    from search.study import EXIT_INTERRUPTED, run_study
+
+    try:
+        return run_study(options).exit_status
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            print("interrupted; go on with --resume", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -1,0 +1,133 @@
+"""A study that goes on: its frozen plan taken up again, and what may be extended."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from detector.config import DetectorConfig
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource
+from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
+from search.dataset import anchor_check, decode_canvases, describe_dataset
+from search.options import Options, StudyError, check_choices, parse_set_fields
+from search.plan import Study, resources_of, wants_extended
+from spaces.space import ResolvedSpace
+
+# The options that name data file by file: split of the source, and whether annotations or images.
+SPLIT_OPTIONS = {
+    "train_annotations": ("train", 0), "train_images": ("train", 1), "val_annotations": ("val", 0), "val_images": ("val", 1),
+    "extended_annotations": ("extended", 0),
+}  # fmt: skip
+# What --resume may change; everything else is the plan's.
+MAY_CHANGE = ("runs_dir", "name", "resume", "trials", "seeds", "max_hours", "cpus_per_trial", "gpus_per_trial", "concurrent", "test",
+              "dry_run")  # fmt: skip
+
+
+def resume_plan(options: Options, say: Any) -> Study:
+    """The plan of a study that is to go on; trials and hours may be extended, the rest stays as it was.
+
+    Raises: StudyError where there is no such study, its data changed, or something else was asked to change.
+    """
+    check_choices(options)
+    folder = find_study(options)
+    plan = read_plan(folder)
+    default = Options(kind=options.kind)
+    if _kind(plan) != options.kind:
+        raise StudyError(f"--resume: {folder} is {KINDS[_kind(plan)]}")
+    if options.space != default.space and not _searches(plan, options.space):
+        raise StudyError(f"--resume: {folder} searches the space {plan['space_option']}, not {options.space}")
+    changed = [
+        name for name in vars(options)
+        if name not in MAY_CHANGE and name != "space" and getattr(options, name) != getattr(default, name)
+        and not _says_what_the_plan_says(options, name, plan)
+    ]  # fmt: skip
+    if changed:
+        raise StudyError(
+            f"--resume goes on with the study's own plan; {', '.join(_option_name(c) for c in changed)} cannot change"
+        )
+    source = DataSource.from_dict(plan["source"])
+    space = ResolvedSpace.from_dict(plan["space"])
+    dataset = load_dataset(source, plan["skip_bad"], space.base.train_split)
+    caches = decode_canvases(dataset, space, plan["skip_bad"], say)
+    found = describe_dataset(dataset, caches, source, wants_extended(plan), plan["skip_bad"])
+    fingerprint = found["fingerprint"]
+    if fingerprint != plan["dataset"]["fingerprint"]:
+        raise StudyError(
+            f"{folder} was begun on data with fingerprint {plan['dataset']['fingerprint']}, {plan['dataset']['name']} now has "
+            f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
+        )
+    # study.json is never rewritten: what an earlier session extended stands in the journal.
+    before = {"trials": plan["trials"], "max_hours": plan["max_hours"], **_last_session(folder)}
+    trials = options.trials or before["trials"]
+    if options.seeds:
+        trials = options.seeds * len(plan["steps"])
+    plan = {**plan, "trials": trials, "max_hours": options.max_hours or before["max_hours"]}
+    resources = resources_of(options, trials, plan["profile"] == "gpu")
+    return Study(folder, plan, space, resources, resumed=True, check=anchor_check(dataset))
+
+
+KINDS = {
+    "search": "a search; go on with it by python -m search.run",
+    "ablation": "an ablation; go on with it by python -m search.ablate",
+}
+
+
+def _kind(plan: dict[str, Any]) -> str:
+    return str(plan.get("kind", "search"))
+
+
+def _searches(plan: dict[str, Any], space: str) -> bool:
+    """Whether a plan is of the space that an option names: by its name, or by the file it was given as."""
+    return space in (plan["space"]["space"], plan["space_option"])
+
+
+def _last_session(folder: Path) -> dict[str, Any]:
+    """Trials and hours as the study's last session had them; nothing before the first."""
+    journal = folder / JOURNAL_NAME
+    records = read_journal(journal) if journal.is_file() else []
+    sessions = [record for record in records if record["event"] == "session_started"]
+    return {name: sessions[-1][name] for name in ("trials", "max_hours")} if sessions else {}
+
+
+def _option_name(attribute: str) -> str:
+    return "--set" if attribute == "set_fields" else f"--{attribute.replace('_', '-')}"
+
+
+def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) -> bool:
+    """Whether an option repeats the plan (a user who adds --resume to the old command line asks for no change)."""
+    asked = getattr(options, name)
+    if name in SPLIT_OPTIONS:
+        split, place = SPLIT_OPTIONS[name]
+        return bool(plan["source"].get(split) and str(Path(asked).resolve()) == plan["source"][split][place])
+    if name in plan and name != "space":
+        return bool(plan[name] == asked)
+    if name == "data":
+        return bool(str(Path(asked).resolve() / "train.json") == plan["source"]["train"][0])
+    if name == "set_fields":
+        base = plan["space"]["base"]
+        return all(
+            DetectorConfig.from_dict(base).with_values({k: v}).to_dict() == base
+            for k, v in parse_set_fields(asked).items()
+        )
+    return False
+
+
+def find_study(options: Options) -> Path:
+    """The folder that --resume means: --name, else the newest study of this space."""
+    runs = Path(options.runs_dir)
+    if options.name:
+        if not (runs / options.name / PLAN_NAME).is_file():
+            raise StudyError(f"--resume --name {options.name}: {runs / options.name} holds no study ({PLAN_NAME})")
+        return runs / options.name
+    plans = sorted(runs.glob(f"*/{PLAN_NAME}"), key=lambda path: path.stat().st_mtime)
+    found = []
+    for path in plans:
+        with contextlib.suppress(JournalError):  # a torn plan is no study to go on with
+            plan = read_plan(path.parent)
+            if _searches(plan, options.space) and _kind(plan) == options.kind:
+                found.append(path)
+    if not found:
+        raise StudyError(f"--resume: there is no study of space {options.space} in {runs}; name one with --name")
+    return found[-1].parent

@@ -1,0 +1,119 @@
+"""The ablation's table on a chain written by hand: spread over seeds, paired differences, missing seeds, LaTeX."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from results.ablation import ablation_rows, as_latex, caption
+from results.records import read_journal, read_plan
+from results.report import write_results
+from results.tables import load_state
+from tests.results.conftest import BASE, Story
+
+STEPS: list[dict[str, Any]] = [
+    {"name": "base", "about": "", "changes": {}, "values": {},
+     "reported": {"mAP": 0.04, "ms_per_batch": 130.0, "parameters": 2_590_880}},
+    {"name": "+giou", "about": "", "changes": {"box_loss": "giou"}, "values": {"box_loss": "giou"},
+     "reported": {"mAP": None, "ms_per_batch": None, "parameters": None}},
+    {"name": "+deep_heads", "about": "", "changes": {"head_depth": 4}, "values": {"box_loss": "giou", "head_depth": 4},
+     "reported": {"mAP": 0.05, "ms_per_batch": 396.0, "parameters": 45_736_288}},
+]  # fmt: skip
+# Last epochs by (step, seed). The best epoch, the first, is higher: the table must not pick it.
+SCORES = {("base", 0): 0.10, ("base", 1): 0.14, ("+giou", 0): 0.13, ("+giou", 1): 0.15, ("+deep_heads", 1): 0.12}
+
+
+@pytest.fixture
+def chain(story: Story) -> Path:
+    plan = read_plan(story.folder)
+    plan |= {
+        "kind": "ablation",
+        "steps": STEPS,
+        "levels": [2],
+        "epochs": 2,
+        "trials": 6,
+        "scheduler": "none",
+        "sampler": "chain",
+    }
+    (story.folder / "study.json").write_text(json.dumps(plan))
+    story.add(
+        "session_started", 1.0, started=0.0, resumed=False, slots=1, threads=1, device="CPU", trials=6, max_hours=None
+    )
+    values = {step["name"]: step["values"] for step in STEPS}
+    for (step, seed), score in SCORES.items():
+        trial = f"{step}{seed}"
+        story.create(trial, values[step], 2.0, role="ablation", seed=seed)
+        story.records[-1]["step"] = step
+        story.train(trial, [score + 0.05, score], 1, 2.0, to=2)
+    story.create("late", values["+deep_heads"], 20.0, role="ablation", seed=0)
+    story.records[-1]["step"] = "+deep_heads"
+    story.train("late", [0.9], 1, 20.0, outcome="interrupted", to=2)
+    story.add(
+        "step_profiled", 30.0, step="+giou", trainable_parameters=1234, ms_per_batch=20.5, images_per_s=390.0, batch_size=8,
+        device="cpu, 2 threads",
+    )  # fmt: skip
+    story.add("study_ended", 31.0, reason="interrupted")
+    return story.write()
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    plan = read_plan(folder)
+    return ablation_rows(plan, load_state(plan, read_journal(folder / "journal.jsonl")))
+
+
+def test_a_row_a_step_in_the_chains_order_by_the_last_epoch(chain: Path) -> None:
+    base, giou, deep = rows_of(chain)
+    assert [row["step"] for row in (base, giou, deep)] == ["base", "+giou", "+deep_heads"]
+    assert (base["n"], giou["n"], deep["n"]) == (2, 2, 1), "what did not train to its end does not count"
+    assert base["mAP_mean"] == pytest.approx(0.12)
+    assert base["mAP_sd"] == pytest.approx(0.04 / math.sqrt(2))
+    assert (base["changed"], giou["changed"]) == ("-", "box_loss=giou")
+    assert (base["report_mAP"], base["report_ms"], base["report_parameters"]) == (0.04, 130.0, 2_590_880)
+    assert (giou["parameters"], giou["ms_per_batch"], giou["images_per_s"]) == (1234, 20.5, 390.0)
+    assert deep["parameters"] is None
+    assert base["AP50"] == pytest.approx(0.18)
+    assert base["AP car"] == pytest.approx(0.12)
+    assert "AP tram" not in base, "a class without a box has no AP"
+    assert base["train_minutes"] == pytest.approx(2 * 1.5 / 60)
+
+
+def test_delta_pairs_the_seeds_that_both_steps_have(chain: Path) -> None:
+    base, giou, deep = rows_of(chain)
+    assert math.isnan(base["delta"])
+    assert giou["delta"] == pytest.approx(((0.13 - 0.10) + (0.15 - 0.14)) / 2)
+    assert deep["delta"] == pytest.approx(0.12 - 0.15), "seed 1 alone"
+    assert math.isnan(deep["mAP_sd"])
+
+
+def test_the_report_writes_the_table_three_times_and_counts_trainings(chain: Path) -> None:
+    found = write_results(chain)
+    for kind in ("csv", "md", "tex"):
+        assert "+deep" in (chain / "results" / f"ablation.{kind}").read_text()
+    assert found.summary["ablation"]["trials"] == 6
+    assert found.summary["ablation"]["finished"] == 5
+    assert found.summary["trials"] == 0, "these count the search alone"
+    page = (chain / "results" / "report.html").read_text()
+    assert "<h2>Steps</h2>" in page
+    assert "2 seeds a step" in page
+
+
+def test_latex_escapes_what_tex_would_read(chain: Path) -> None:
+    text = as_latex(rows_of(chain), "50 % & more_of_it")
+    assert r"\caption{50 \% \& more\_of\_it}" in text
+    assert r"+deep\_heads" in text
+    assert text.count(r" \\") == 1 + len(STEPS)
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    assert len(columns) == text.splitlines()[5].count(" & ") + 1
+
+
+def test_the_caption_says_what_the_numbers_stand_on(chain: Path) -> None:
+    plan = read_plan(chain)
+    told = caption(plan, load_state(plan, read_journal(chain / "journal.jsonl")))
+    assert "2 seeds a step, mAP of the last epoch on 16 images" in told
+    assert "2 passes a training" in told
+    assert "one batch of 8" in told
+    assert BASE.steps_per_epoch == 0

@@ -1,0 +1,126 @@
+"""Chains: steps keep what stands above them, what cannot be had is left out, and mistakes are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from detector.config import ConfigError, DetectorConfig
+from spaces.chain import Reported, ResolvedStep, Step, resolve_chain, steps_up_to
+from spaces.distributions import SpaceError
+from spaces.loading import load_space
+from spaces.space import resolve, train_split_of
+from tests.spaces.test_space import STREET
+
+BASE = DetectorConfig()
+CHAIN = (
+    Step("base", {}),
+    Step("+deep", {"head_depth": 4}, "2.3", Reported(0.1, 20.0, 1000)),
+    Step("+weights", {"trunk_weights": "imagenet"}, optional=True),
+    Step("+fast", {"lr": 0.01, "head_depth": 3}),
+)
+
+
+def test_each_step_keeps_what_stands_above_it() -> None:
+    steps, left_out = resolve_chain(CHAIN, BASE, {})
+    assert [step.name for step in steps] == ["base", "+deep", "+fast"]
+    assert [step.changes for step in steps] == [{}, {"head_depth": 4}, {"lr": 0.01, "head_depth": 3}]
+    assert steps[-1].values == {"head_depth": 3, "lr": 0.01}
+    assert steps[1].reported == Reported(0.1, 20.0, 1000)
+    assert len(left_out) == 1
+    assert left_out[0].startswith('+weights is left out: DetectorConfig: trunk_weights "imagenet" need')
+
+
+def test_an_optional_step_is_left_out_where_its_check_fails_and_kept_where_it_does_not() -> None:
+    base = DetectorConfig(trunk_width=1.0)
+    kept, left_out = resolve_chain(CHAIN, base, {})
+    assert [step.name for step in kept] == ["base", "+deep", "+weights", "+fast"]
+    assert kept[-1].values["trunk_weights"] == "imagenet"
+    assert left_out == []
+
+    def no_network(config: DetectorConfig) -> None:
+        assert config.trunk_weights == "imagenet", "only optional steps are checked"
+        raise ConfigError("could not be fetched")
+
+    kept, left_out = resolve_chain(CHAIN, base, {}, no_network)
+    assert [step.name for step in kept] == ["base", "+deep", "+fast"]
+    assert left_out == ["+weights is left out: could not be fetched"]
+
+
+def test_a_file_of_weights_stands_for_the_download_and_is_no_longer_optional(tmp_path: Path) -> None:
+    step = CHAIN[2].with_weights(str(tmp_path / "resnet.pth"))
+    assert step.changes == {"trunk_weights": str(tmp_path / "resnet.pth")}
+    assert not step.optional
+    assert CHAIN[1].with_weights("file") is CHAIN[1]
+
+
+@pytest.mark.parametrize(
+    ("chain", "fixed", "message"),
+    [
+        ((Step("base", {}), Step("+x", {"head_depth": 9})), {}, r"step \+x: .*head_depth must lie in"),
+        (
+            (Step("base", {}), Step("+x", {"sgd_momentum": 0.5})),
+            {},
+            r"step \+x changes nothing that its detector reads",
+        ),
+        ((Step("base", {}), Step("+x", {"lr": 0.01})), {"lr": 0.1}, r"--set lr: the step \+x changes that field"),
+    ],
+)
+def test_a_step_that_cannot_be_is_named(chain: tuple[Step, ...], fixed: dict, message: str) -> None:
+    with pytest.raises((ConfigError, SpaceError), match=message):
+        resolve_chain(chain, BASE, fixed)
+
+
+def test_an_unknown_step_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(SpaceError, match=r"space x has no step '\+fat'; its steps are base, \+deep, \+weights, \+fast"):
+        steps_up_to(CHAIN, "+fat", "space x")
+    with pytest.raises(SpaceError, match="it has no chain"):
+        steps_up_to((), "+fat", "space x")
+
+
+def test_a_step_survives_study_json() -> None:
+    step = resolve_chain((Step("base", {}), Step("+x", {"anchor_scales": (1.0, 1.5)})), BASE, {})[0][1]
+    assert ResolvedStep.from_dict(json.loads(json.dumps(step.to_dict()))) == step
+
+
+def test_a_users_yaml_has_a_chain_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "include: retinanet\nbase: {head_depth: 0}\n"
+        "chain:\n  - {name: +deep, change: {head_depth: 2}}\n  - {name: +wide, change: {head_channels: 96}}\n"
+    )
+    space = load_space(str(path))
+    base = resolve(space, "cpu", STREET).base
+    steps, _ = resolve_chain(space.profiles["cpu"].chain, base, {})
+    assert [step.name for step in steps] == ["base", "+deep", "+wide"]
+    assert base.with_values(steps[-1].values).head_channels == 96
+
+
+@pytest.mark.parametrize(
+    ("chain", "message"),
+    [
+        ("chain: 3", "chain must be a list"),
+        ("chain: [{name: +x}]", "a step must be"),
+        ("chain: [{name: +x, change: {head_dept: 2}}]", 'step \\+x: "head_dept" is not .* Did you mean "head_depth"'),
+        ("chain: [{name: +x, change: {lr: 0.1}}, {name: +x, change: {lr: 0.2}}]", "steps must have names of their own"),
+    ],
+)
+def test_a_chain_that_cannot_be_is_refused(tmp_path: Path, chain: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"include: retinanet\n{chain}\n")
+    with pytest.raises(SpaceError, match=message):
+        load_space(str(path))
+
+
+def test_the_base_of_a_search_may_be_a_step_of_the_chain() -> None:
+    space = load_space("tdt4265_report")
+    found = resolve(space, "cpu", STREET, {"lr": 0.02}, "+bias")
+    assert (found.base.bias_init, found.base.head_depth, found.base.lr) == ("prior", 4, 0.02)
+    assert {"focal_gamma", "weight_decay"} <= set(found.fields)
+    assert not {"lr", "negatives_per_positive"} & set(found.fields)
+    assert any("the base is step +bias" in note for note in found.notes)
+    assert train_split_of(space, "cpu", {}, "+bias") == "train"
+    assert train_split_of(space, "cpu", {}, "+extended_data") == "extended"
+    assert train_split_of(space, "cpu", {"train_split": "train"}, "+extended_data") == "train"
