@@ -39,13 +39,15 @@ class Tower(nn.Module):
             nn.ModuleList(make_norm(kind, width, group_channels) for width in widths[1:]) for _ in range(norm_sets)
         )
         self.output = nn.Conv2d(widths[-1], out_channels, kernel_size=3, padding=1)
-        for conv in cast(list[nn.Conv2d], [*self.convs, self.output]):
-            nn.init.normal_(conv.weight, std=0.01)  # Lin et al. 2018, section 4.1
+        nn.init.normal_(self.output.weight, std=0.01)  # Lin et al. 2018, section 4.1
+        assert self.output.bias is not None
+        nn.init.zeros_(self.output.bias)
+        # Differs from the paper: 0.01 here as well would fit its 256 channels alone. Through four narrow convolutions
+        # nothing would be left of a gradient (measured with 16 channels: norm 0.5 where a head without them has 15).
+        for conv in cast(Iterable[nn.Conv2d], self.convs):
+            nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
-        if kind != "none":  # a norm right behind takes the scale away: the usual fan-in init trains faster
-            for conv in cast(Iterable[nn.Conv2d], self.convs):
-                nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         norms = cast(nn.ModuleList, self.norms[level if len(self.norms) > 1 else 0])
