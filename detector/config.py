@@ -288,3 +288,17 @@ def validate(config: DetectorConfig) -> None:
         if not holds:
             got = ", ".join(f"{name}={getattr(config, name)!r}" for name in names)
             raise ConfigError(f"DetectorConfig: {rule}, got {got}")
+
+
+def check_class_weights(config: DetectorConfig, num_classes: int) -> None:
+    """Raises: ConfigError where focal_alpha lists weights, but not one for each score of `num_classes` classes."""
+    if config.class_loss != "focal" or not isinstance(config.focal_alpha, tuple):
+        return
+    softmax = config.class_scores == "softmax"
+    num_scores = num_classes + softmax
+    if len(config.focal_alpha) != num_scores:
+        order = "the classes, then background" if softmax else "the classes"
+        raise ConfigError(
+            f"focal_alpha must be one number or hold a weight for each of {num_scores} scores ({order}), "
+            f"got {len(config.focal_alpha)}"
+        )

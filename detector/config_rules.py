@@ -192,8 +192,7 @@ def _anchor_rules(c: DetectorConfig) -> list[Rule]:
         ),
         (
             "head_shared needs maps of the same channels and as many anchors on every level: a neck, and priors alike",
-            not c.head_shared
-            or (c.neck != "none" and (c.anchor_kind != "ssd" or len({len(row) for row in c.prior_ratios}) == 1)),
+            not c.head_shared or (c.neck != "none" and (c.anchor_kind != "ssd" or _rows_alike(c.prior_ratios))),
             ("head_shared", "neck", "prior_ratios"),
         ),
         (
@@ -240,6 +239,11 @@ def _nearest_canvas(c: DetectorConfig, step: int) -> str:
         return ""
     near = tuple(max(step, 64, (2 * side + step) // (2 * step) * step) for side in c.image_size_px)
     return f"; the nearest is {near[0]} x {near[1]}"
+
+
+def _rows_alike(rows: Any) -> bool:
+    """Whether all rows hold as many numbers; a number is a row of one."""
+    return isinstance(rows, tuple) and len({len(row) if isinstance(row, tuple) else 1 for row in rows}) == 1
 
 
 def _priors_fit(rows: Any, count: int, widths: Iterable[int]) -> bool:

@@ -142,6 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise CommandError(
                 f'detector.explain needs {error.name}; install it with pip install -e ".[explain]"'
             ) from None
+        if options.out.exists() and not options.out.is_dir():
+            raise CommandError(f"--out must be a folder; {options.out} is a file")
         if options.top < 1:
             raise CommandError(f"--top must be at least 1, got {options.top}")
         predictor = Predictor(options.checkpoint, options.device)

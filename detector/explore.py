@@ -22,7 +22,7 @@ import numpy as np
 from detector.commands import CommandError, command
 from detector.config import DetectorConfig
 from detector.data.cache import canvas_boxes
-from detector.data.dataset import DataSource, DetectionDataset, Split
+from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
 from detector.data.shift import Shift, box_measures, compare_splits
 from detector.drawing import BOX_COLOURS
 from detector.model.cells import best_overlaps, match_threshold
@@ -33,7 +33,7 @@ CLEAR = 0.05  # adjusted chance below which a difference is called one
 def split_facts(split: Split, area_ranges_px: tuple[float, float]) -> dict[str, Any]:
     """Counts of a split, ready for JSON: images, boxes, boxes by class, quantiles of sizes, shares by area."""
     measures = box_measures(split)
-    labels = np.concatenate([rows[~crowd] for rows, crowd in zip(split.labels, split.crowd, strict=True)])
+    labels = kept_labels(split)
     per_image = np.array([int((~crowd).sum()) for crowd in split.crowd])
     counts = np.bincount(labels, minlength=len(split.class_names)).tolist()
     small, medium = area_ranges_px
@@ -50,6 +50,11 @@ def split_facts(split: Split, area_ranges_px: tuple[float, float]) -> dict[str, 
         "share_medium": round(float(((root >= small) & (root < medium)).mean()), 4),
         "share_large": round(float((root >= medium).mean()), 4),
     }
+
+
+def kept_labels(split: Split) -> np.ndarray:
+    """Class of every box that is not a crowd's, (N,)."""
+    return np.concatenate([rows[~crowd] for rows, crowd in zip(split.labels, split.crowd, strict=True)])
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
@@ -139,7 +144,7 @@ def pictures(splits: list[Split]) -> dict[str, bytes]:
         axes = figure.add_subplot()
         total = len(splits)
         for n, split in enumerate(splits):
-            labels = np.concatenate(split.labels)
+            labels = kept_labels(split)
             share = np.bincount(labels, minlength=len(split.class_names)) / max(1, len(labels))
             place = np.arange(len(share)) + (n - (total - 1) / 2) * 0.8 / total
             axes.bar(place, share, 0.8 / total, color=colours[n], label=f"{split.name} ({len(labels)} boxes)")
@@ -151,8 +156,8 @@ def pictures(splits: list[Split]) -> dict[str, bytes]:
         def draw(figure: Any) -> None:
             axes = figure.add_subplot()
             every = np.concatenate(values)
-            low, high = max(float(every.min()), 1e-3), float(every.max())
-            bins = np.geomspace(low, high + 1e-9, 41) if log else np.linspace(low, high + 1, 41)
+            low, high = float(every.min()), float(every.max())
+            bins = np.geomspace(max(low, 1e-3), high + 1e-9, 41) if log else np.linspace(low, high + 1, 41)
             for n, column in enumerate(values):
                 axes.hist(column, bins, density=True, histtype="step", linewidth=1.8, color=colours[n], label=names[n])
             axes.set_xscale("log" if log else "linear")
@@ -186,7 +191,7 @@ def pictures(splits: list[Split]) -> dict[str, bytes]:
 
         return draw
 
-    per_image = [np.array([len(rows) for rows in split.labels], dtype=float) for split in splits]
+    per_image = [np.array([int((~crowd).sum()) for crowd in split.crowd], dtype=float) for split in splits]
     return {
         "class_counts": picture(classes),
         "boxes_per_image": picture(histogram(per_image, "boxes per image", log=False)),
@@ -280,20 +285,27 @@ def verdict(shifts: list[Shift]) -> str:
 
 def explore(options: argparse.Namespace) -> dict[str, Any]:
     """Writes the pictures and index.html into --out; returns what they say."""
-    from detector.data.coco import load_dataset
+    from detector.data.coco import load_dataset, read_split
 
-    dataset = load_dataset(DataSource.from_folder(options.data), options.skip_bad)
+    source = DataSource.from_folder(options.data)
+    dataset = load_dataset(source, options.skip_bad)
+    splits = list(dataset.splits)
+    if source.extended:
+        splits.append(read_split("extended", *source.extended, skip_bad=options.skip_bad))
+    for split in splits:
+        if all(crowd.all() for crowd in split.crowd):
+            raise DataError(f"{split.annotations}: the {split.name} split must have a box that is not a crowd's")
     shifts = compare_splits(dataset.train, dataset.val, options.sequence, options.seed)
     told: dict[str, Any] = {
         "dataset": dataset.name,
-        "splits": {split.name: split_facts(split, dataset.area_ranges_px) for split in dataset.splits},
+        "splits": {split.name: split_facts(split, dataset.area_ranges_px) for split in splits},
         "groups": f"sequences by {options.sequence!r}" if options.sequence else "images",
         "shift_verdict": verdict(shifts),
         "shift": [vars(shift) for shift in shifts],
     }
     if options.fit_anchors:
         told["anchors"] = fit_report(options, dataset)
-    drawn = pictures(dataset.splits)
+    drawn = pictures(splits)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, png in drawn.items():
         (options.out / f"{name}.png").write_bytes(png)
@@ -342,7 +354,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
         proposed = told["anchors"]["proposed"]
         print(
-            f"proposed: anchor_sizes={proposed['anchor_sizes']} anchor_ratios={proposed['anchor_ratios']} anchor_scales=[1.0]"
+            f"proposed: anchor_kind=retinanet anchor_sizes={proposed['anchor_sizes']} anchor_ratios={proposed['anchor_ratios']} anchor_scales=[1.0]"
         )
     print(f"pictures and index.html in {options.out}", file=sys.stderr)
 

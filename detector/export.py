@@ -145,6 +145,9 @@ def main(arguments: list[str] | None = None) -> None:
             ) from None
         if options.onnx.is_dir():
             raise CommandError(f"--onnx must be a file to write; {options.onnx} is a folder")
+        above = next(part for part in options.onnx.absolute().parents if part.exists())
+        if not above.is_dir():
+            raise CommandError(f"--onnx must lie in a folder; {above} is a file")
         export_onnx(Predictor(options.checkpoint, "cpu"), options.onnx)
     print(f"{options.onnx}: {options.onnx.stat().st_size / 2**20:.1f} MiB", file=sys.stderr)
 

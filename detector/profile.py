@@ -1,12 +1,13 @@
 """`python -m detector.profile --space S | --config FILE`: parameters, FLOPs, speed and memory, a row a step or config.
 
 A batch is timed from normalised images to detections (forward, decoding, NMS), after `--warmup` batches; the figure is
-the median of `--repeats`. `--data DIR` adds how many images a second the training batches come at.
+the median of `--repeats`. Weights are fresh, so how many boxes reach NMS depends on the initial bias, as nothing else does. `--data DIR` adds how many images a second the training batches come at.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -59,8 +60,7 @@ def profile_config(
         if where.type == "cuda":
             torch.cuda.synchronize(where)
 
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(where)
+    reset_peak_memory(where)
     seconds = statistics.median(timed(detect, warmup, repeats))
     return {
         **told,
@@ -98,15 +98,27 @@ def count_flops(model: Any, image: Any) -> int:
     return int(counter.get_total_flops())
 
 
+def reset_peak_memory(device: Any) -> None:
+    """From here on `peak_memory_bytes` counts anew."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(
+        OSError
+    ):  # Linux: 5 resets the high-water mark of the resident set (man proc_pid_clear_refs)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes(device: Any) -> int:
-    """Highest memory so far: of the device where it is a GPU, of this process (resident) elsewhere."""
+    """Highest memory since the last reset: of the device where it is a GPU, of this process (resident) elsewhere."""
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def device_name(device: Any) -> str:
@@ -171,7 +183,7 @@ def configs_of(options: argparse.Namespace) -> list[tuple[dict[str, Any], Detect
     return [
         (
             {"step": s.name, "report_parameters": s.reported.parameters, "report_ms": s.reported.ms_per_batch},
-            resolved.base.with_values({**s.values, "trunk_weights": ""}),
+            resolved.base.with_values({**s.values, "trunk_weights": "", "detector_weights": ""}),
         )
         for s in steps
     ]
@@ -184,12 +196,19 @@ def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = []
+    classes = options.classes or STREET_CLASSES
+    if options.data:
+        from detector.data.coco import load_dataset
+        from detector.data.dataset import DataSource
+
+        source = DataSource.from_folder(options.data)
+        classes = options.classes or len(load_dataset(source).class_names)
     for about, config in configs_of(options):
         row = {
             **about,
             **profile_config(
                 config,
-                options.classes,
+                classes,
                 options.device,
                 options.batch_size,
                 options.warmup,
@@ -197,7 +216,7 @@ def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
                 options.parameters,
             ),
         }
-        if options.data and not options.parameters:
+        if options.data and not options.parameters and (config.train_split == "train" or source.extended):
             from detector.data.batches import load_training_data
 
             batch = {"batch_size": options.batch_size or config.batch_size}
@@ -224,9 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--parameters", action="store_true", help="count parameters and anchors only (default: time too)"
     )
     parser.add_argument("--data", help="COCO-format folder: fits the space to it, and times the loading of its images")
-    parser.add_argument(
-        "--classes", type=int, default=STREET_CLASSES, help=f"object classes (default: {STREET_CLASSES})"
-    )
+    parser.add_argument("--classes", type=int, help=f"object classes (default: the data's, else {STREET_CLASSES})")
     parser.add_argument("--batch-size", type=int, default=0, help="images a batch (default: the config's)")
     parser.add_argument("--warmup", type=int, default=WARMUP, help=f"batches before the clock (default: {WARMUP})")
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"batches timed (default: {REPEATS})")
@@ -235,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON array and nothing else")
     options = parser.parse_args(arguments)
     with command(SpaceError):
-        if min(options.classes, options.repeats) < 1 or min(options.batch_size, options.warmup) < 0:
+        if min(options.classes or 1, options.repeats) < 1 or min(options.batch_size, options.warmup) < 0:
             raise CommandError("--classes and --repeats must be at least 1, --batch-size and --warmup at least 0")
         check_torch_pair()
         check_device(options.device)

@@ -14,6 +14,7 @@ from detector.config import DetectorConfig
 from results.records import StudyState, Trial
 from results.tables import Row, show
 
+LEFT_OUT = " is left out: "  # as a plan notes a step that cannot be had
 SCORES = ("AP50", "AP_small", "AP_medium", "AP_large")
 
 
@@ -74,7 +75,13 @@ def caption(plan: dict[str, Any], state: StudyState) -> str:
     iterations = base["steps_per_epoch"] * plan["epochs"]
     length = f"{iterations} steps of {base['batch_size']} images" if iterations else f"{plan['epochs']} passes"
     speed = next((r for r in state.records if r["event"] == "step_profiled"), None)
-    clock = f"; ms of one batch of {speed['batch_size']} through detection, on {speed['device']}" if speed else ""
+    clock = (
+        f"; ms of one batch of {speed['batch_size']} through detection with fresh weights, on {speed['device']}"
+        if speed
+        else ""
+    )
+    missing = [note.split(LEFT_OUT)[0] for note in plan["space"]["notes"] if LEFT_OUT in note]
+    clock += f"; left out: {', '.join(missing)}" if missing else ""
     return (
         f"{seeds} seed{'s' if seeds != 1 else ''} a step, mAP of the last epoch on {data['val_images']} images of {data['name']} "
         f"({data['fingerprint']}); {length} a training unless a step says otherwise{clock}"

@@ -27,7 +27,10 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
     Raises: JournalError for a bad line elsewhere, with its number.
     """
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise JournalError(f"{path}: must be a study's journal; it cannot be read ({error.strerror})") from None
     torn = lines.pop()  # what stands behind the last newline: empty unless a write was cut short
     records = []
     for number, line in enumerate(lines, 1):

@@ -56,7 +56,9 @@ def write_results(folder: Path) -> Results:
             (out / f"{name}.csv").write_text(as_csv(rows))
             (out / f"{name}.md").write_text(as_markdown(rows))
     if found.steps:
-        (out / "ablation.tex").write_text(as_latex(found.steps, caption(plan, state)))
+        about = caption(plan, state)
+        (out / "ablation.md").write_text(f"{as_markdown(found.steps)}\n{about}\n")
+        (out / "ablation.tex").write_text(as_latex(found.steps, about))
     (out / "summary.json").write_text(json.dumps(found.summary, indent=1) + "\n")
     curves = write_curves(state, f"{plan['name']}: {state.metric} on {plan['dataset']['name']}", out / "curves.png")
     (out / "report.html").write_text(page(plan, state, found, curves))
@@ -119,7 +121,8 @@ def page(plan: dict[str, Any], state: StudyState, found: Results, curves: bytes)
     ]
     picture = base64.b64encode(curves).decode()
     parts = [
-        f"<h1>{html.escape(plan['name'])}</h1><p class=headline>{html.escape(headline(told))}</p>",
+        f"<h1>{html.escape(plan['name'])}</h1>",
+        "" if found.steps else f"<p class=headline>{html.escape(headline(told))}</p>",
         "<table class=facts>"
         + "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
         + "</table>",
@@ -177,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (JournalError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"{options.run / 'results'}: {told['trials']} trials written", file=sys.stderr)
+    print(f"{options.run / 'results'}: {counts(told)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from search.options import DEFAULT_SEEDS, Options
 
 def make_parser() -> argparse.ArgumentParser:
     """All options, each with its default."""
-    parser = command_line.make_parser("search.ablate", __doc__, "tdt4265_report")
+    parser = command_line.make_parser("search.ablate", __doc__, "ablation")
     ablation = parser.add_argument_group("ablation")
     ablation.add_argument("--seeds", type=int, help=f"trainings of each step (default: {DEFAULT_SEEDS})")
     ablation.add_argument("--seed", type=int, help="first of the seeds (default: 0)")

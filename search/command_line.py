@@ -9,19 +9,20 @@ import sys
 from detector.config import ConfigError
 from detector.data.dataset import DataError
 from results.records import JournalError
-from search.options import DEFAULT_RUNS_DIR, Options, StudyError
+from search.options import DEFAULT_RUNS_DIR, DEFAULT_SPACES, Options, StudyError
 from spaces.distributions import SpaceError
 
 EXIT_USER_ERROR = 2
 USER_ERRORS = (StudyError, SpaceError, ConfigError, DataError, JournalError)
 
 
-def make_parser(module: str, about: str | None, space: str) -> argparse.ArgumentParser:
+def make_parser(module: str, about: str | None, kind: str) -> argparse.ArgumentParser:
     """A parser with --space and the data options."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--space", default=space, help=f"a space by name, or a .py or .yaml file (default: {space})")
+    default = DEFAULT_SPACES[kind]
+    parser.add_argument("--space", help=f"a space by name, or a .py or .yaml file (default: {default})")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detector.config import DetectorConfig
+from detector.config import DetectorConfig, check_class_weights
 from detector.data.cache import CachedSplit, cache_home, cached_split, canvas_boxes
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset, Split
@@ -57,11 +57,15 @@ def make_street(street: StreetData, say: Any) -> DataSource:
     return source
 
 
-def anchor_check(dataset: DetectionDataset) -> Callable[[DetectorConfig], None]:
-    """A check that raises ConfigError for a config whose anchors reach hardly any training box."""
+def config_check(dataset: DetectionDataset) -> Callable[[DetectorConfig], None]:
+    """A check that raises ConfigError for a config that cannot be trained on this dataset.
+
+    Its weights per class are not as many as the scores, or its anchors reach hardly any training box.
+    """
     by_canvas: dict[tuple[int, int], Any] = {}
 
     def check(config: DetectorConfig) -> None:
+        check_class_weights(config, len(dataset.class_names))
         canvas = config.image_size_px
         if canvas not in by_canvas:
             boxes = canvas_boxes(dataset.train, canvas)[0]
@@ -85,7 +89,8 @@ def decode_canvases(
     say(f"reading {sum(len(split.images) for split in dataset.splits)} images")
     caches: dict[str, CachedSplit] = {}
     for canvas in reversed(canvases):
-        caches = {split.name: cached_split(split, (canvas[0], canvas[1]), skip_bad) for split in dataset.splits}
+        splits = {"train": dataset.train, "val": dataset.val, **({"test": dataset.test} if dataset.test else {})}
+        caches = {role: cached_split(split, (canvas[0], canvas[1]), skip_bad) for role, split in splits.items()}
     dataset.train, dataset.val = caches["train"].split, caches["val"].split
     dataset.test = caches["test"].split if "test" in caches else None
     return caches
@@ -110,6 +115,7 @@ def describe_dataset(
         cached = cached_split(more, _canvas_of(caches["train"]), skip_bad)
         told["fingerprint"] += cached.fingerprint[:8]
         told["extended_images"], told["extended_boxes"] = len(cached), cached.split.num_boxes
+        dataset.train.dropped += [note for note in cached.split.dropped if note not in dataset.train.dropped]
     return told
 
 

@@ -13,6 +13,7 @@ from search.sampler import SAMPLERS
 
 DEFAULT_RUNS_DIR = "runs"
 DEFAULT_SEEDS = 3
+DEFAULT_SPACES = {"search": "retinanet", "ablation": "tdt4265_report"}
 
 
 class StudyError(ValueError):
@@ -24,7 +25,7 @@ class Options:
     """What a user may ask of a study; None stands for the default of the space, the machine or the plan."""
 
     kind: str = "search"  # or ablation
-    space: str = "retinanet"
+    space: str | None = None  # None: the kind's default
     from_step: str | None = None
     data: str | None = None
     train_annotations: str | None = None
@@ -55,6 +56,11 @@ class Options:
     official_eval: bool = False
     test: bool = False
     dry_run: bool = False
+
+    @property
+    def space_name(self) -> str:
+        """The space as given, or the default of this kind of study."""
+        return self.space or DEFAULT_SPACES[self.kind]
 
 
 def check_choices(options: Options) -> None:

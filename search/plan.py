@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.config import DetectorConfig
+from detector.config import ConfigError, DetectorConfig
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from detector.evaluate import METRIC_NAMES
 from results.records import PLAN_NAME
 from search.dataset import (
-    anchor_check,
+    config_check,
     decode_canvases,
     describe_dataset,
     images_to_show,
@@ -77,9 +77,9 @@ def make_plan(options: Options, say: Any) -> Study:
     plan: dict[str, Any] = {
         "format": 1,
         "kind": options.kind,
-        "name": options.name or f"{Path(options.space).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
+        "name": options.name or f"{Path(options.space_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
         "space": resolved.to_dict(),
-        "space_option": options.space,
+        "space_option": options.space_name,
         "profile": given.profile_name,
         "from_step": options.from_step,
         "imagenet_weights": options.imagenet_weights,
@@ -107,13 +107,13 @@ def make_plan(options: Options, say: Any) -> Study:
 
 def _read_what_is_given(options: Options, say: Any) -> _Given:
     check_choices(options)
-    space = load_space(options.space)
+    space = load_space(options.space_name)
     name = options.profile if options.profile != "auto" else ("gpu" if count_gpus()[0] else "cpu")
     profile = space.profiles[name]
     if options.kind == "ablation" and not profile.chain:
         chains = [other for other in space_names() if load_space(other).profiles[name].chain]
         raise StudyError(
-            f"--space {options.space} has no chain of steps to ablate; there is one in {', '.join(chains)}, or write "
+            f"--space {options.space_name} has no chain of steps to ablate; there is one in {', '.join(chains)}, or write "
             "`chain:` into a YAML file"
         )
     fixed = parse_set_fields(options.set_fields)
@@ -125,7 +125,7 @@ def _read_what_is_given(options: Options, say: Any) -> _Given:
     source, dataset = open_dataset(options, profile, train_split, say)
     resolved = resolve(space, name, DatasetFacts(**dataset.facts()), fixed, options.from_step)
     resolved.base = checked_base(resolved.base, dataset)
-    check = anchor_check(dataset)
+    check = config_check(dataset)
     check(resolved.base)
     return _Given(name, profile, source, dataset, resolved, check)
 
@@ -156,9 +156,12 @@ def _settle_ablation(options: Options, given: _Given) -> dict[str, Any]:
     chain = [step.with_weights(options.imagenet_weights) for step in given.profile.chain]
 
     def can_be_built(config: DetectorConfig) -> None:
-        from detector.model.detector import Detector
+        if config.train_split == "extended" and given.source.extended is None:
+            raise ConfigError("there are no more training images; name them with --extended-annotations FILE")
+        if config.trunk_weights or config.detector_weights:
+            from detector.model.detector import Detector
 
-        Detector(config, num_classes)
+            Detector(config, num_classes)
 
     steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
     for step in steps:

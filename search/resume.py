@@ -10,7 +10,7 @@ from detector.config import DetectorConfig
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
-from search.dataset import anchor_check, decode_canvases, describe_dataset
+from search.dataset import config_check, decode_canvases, describe_dataset
 from search.options import Options, StudyError, check_choices, parse_set_fields
 from search.plan import Study, resources_of, wants_extended
 from spaces.space import ResolvedSpace
@@ -36,7 +36,7 @@ def resume_plan(options: Options, say: Any) -> Study:
     default = Options(kind=options.kind)
     if _kind(plan) != options.kind:
         raise StudyError(f"--resume: {folder} is {KINDS[_kind(plan)]}")
-    if options.space != default.space and not _searches(plan, options.space):
+    if options.space is not None and not _searches(plan, options.space):
         raise StudyError(f"--resume: {folder} searches the space {plan['space_option']}, not {options.space}")
     changed = [
         name for name in vars(options)
@@ -65,7 +65,7 @@ def resume_plan(options: Options, say: Any) -> Study:
         trials = options.seeds * len(plan["steps"])
     plan = {**plan, "trials": trials, "max_hours": options.max_hours or before["max_hours"]}
     resources = resources_of(options, trials, plan["profile"] == "gpu")
-    return Study(folder, plan, space, resources, resumed=True, check=anchor_check(dataset))
+    return Study(folder, plan, space, resources, resumed=True, check=config_check(dataset))
 
 
 KINDS = {
@@ -126,8 +126,8 @@ def find_study(options: Options) -> Path:
     for path in plans:
         with contextlib.suppress(JournalError):  # a torn plan is no study to go on with
             plan = read_plan(path.parent)
-            if _searches(plan, options.space) and _kind(plan) == options.kind:
+            if _searches(plan, options.space_name) and _kind(plan) == options.kind:
                 found.append(path)
     if not found:
-        raise StudyError(f"--resume: there is no study of space {options.space} in {runs}; name one with --name")
+        raise StudyError(f"--resume: there is no study of space {options.space_name} in {runs}; name one with --name")
     return found[-1].parent

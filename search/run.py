@@ -13,7 +13,7 @@ from search.sampler import SAMPLERS
 
 def make_parser() -> argparse.ArgumentParser:
     """All options, each with its default."""
-    parser = command_line.make_parser("search.run", __doc__, "retinanet")
+    parser = command_line.make_parser("search.run", __doc__, "search")
     search = parser.add_argument_group("search")
     search.add_argument(
         "--from", dest="from_step", help="a step of the space's chain to search around (default: its base)"

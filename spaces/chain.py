@@ -10,6 +10,8 @@ from typing import Any
 from detector.config import ConfigError, DetectorConfig
 from spaces.distributions import SpaceError, as_tuple
 
+WEIGHT_FILES = frozenset({"trunk_weights", "detector_weights"})
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -34,8 +36,7 @@ class Step:
         """This step with ImageNet weights from a file, where it wants them and one is given."""
         if not file or self.changes.get("trunk_weights") != "imagenet":
             return self
-        path = str(Path(file).resolve())
-        return replace(self, changes={**self.changes, "trunk_weights": path}, optional=False)
+        return replace(self, changes={**self.changes, "trunk_weights": file}, optional=False)
 
 
 @dataclass(frozen=True)
@@ -79,32 +80,42 @@ def resolve_chain(
 ) -> tuple[list[ResolvedStep], list[str]]:
     """(the steps over `base`, notes on what was left out). `fixed` are fields that no step may change.
 
-    `check` raises ConfigError for a config that cannot be built here; an optional step is left out for that.
+    `check` raises ConfigError for a config that cannot be built here, asked of steps that are optional or name weights; an
+    optional step is left out for that.
 
     Raises: SpaceError, ConfigError for a step that cannot be, that changes nothing, or that changes a fixed field.
     """
     steps: list[ResolvedStep] = []
     notes: list[str] = []
     values: dict[str, Any] = {}
+    known: dict[str, str] = {}  # name of the step by the hash of its config
     for step in chain:
         taken = sorted(set(step.changes) & set(fixed))
         if taken:
             raise SpaceError(
                 f"--set {taken[0]}: the step {step.name} changes that field; fix another, or search --from it"
             )
-        tried = {**values, **step.changes}
+        changes = {name: _absolute(name, value) for name, value in step.changes.items()}
+        tried = {**values, **changes}
         try:
             config = base.with_values(tried)
-            if step.optional:
+            if step.optional or WEIGHT_FILES & set(changes):
                 check(config)
         except ConfigError as error:
             if not step.optional:
                 raise ConfigError(f"step {step.name}: {error}") from None
             notes.append(f"{step.name} is left out: {error}")
             continue
-        above = base.with_values(values)
-        if steps and config.hash() == above.hash():
-            raise SpaceError(f"step {step.name} changes nothing that its detector reads: {dict(step.changes)}")
+        twin = known.setdefault(config.hash(), step.name)
+        if steps and twin == steps[-1].name:
+            raise SpaceError(f"step {step.name} changes nothing that its detector reads: {changes}")
+        if twin != step.name:
+            raise SpaceError(f"step {step.name} comes back to the detector of step {twin}; leave it out")
         values = tried
-        steps.append(ResolvedStep(step.name, step.about, dict(step.changes), dict(values), step.reported))
+        steps.append(ResolvedStep(step.name, step.about, changes, dict(values), step.reported))
     return steps, notes
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """A weight file by its absolute path: a worker runs elsewhere."""
+    return str(Path(value).resolve()) if name in WEIGHT_FILES and value not in ("", "imagenet") else value

@@ -29,29 +29,30 @@ class DatasetFacts:
     full_turn: bool = False
 
 
-def fit_canvas(facts: DatasetFacts, max_pixels: int) -> tuple[int, int]:
-    """The canvas (height, width), multiples of 32, of at most `max_pixels` that shrinks a typical image least.
+def fit_canvas(facts: DatasetFacts, max_pixels: int, step: int = CANVAS_STEP) -> tuple[int, int]:
+    """The canvas (height, width), multiples of `step`, of at most `max_pixels` that shrinks a typical image least.
 
     Images are never enlarged; of canvases that shrink alike the smallest is taken.
     """
     height = statistics.median(size[0] for size in facts.image_sizes)
     width = statistics.median(size[1] for size in facts.image_sizes)
     best: tuple[float, int, tuple[int, int]] | None = None
-    for rows in range(SMALLEST_SIDE, _up(height) + 1, CANVAS_STEP):
-        columns = min(_up(width), max_pixels // rows // CANVAS_STEP * CANVAS_STEP)
-        if columns < SMALLEST_SIDE:
+    smallest = max(SMALLEST_SIDE, step)
+    for rows in range(smallest, _up(height, step) + 1, step):
+        columns = min(_up(width, step), max_pixels // rows // step * step)
+        if columns < smallest:
             continue
         scale = min(1.0, rows / height, columns / width)
         # The narrowest canvas of these rows that keeps the scale.
-        columns = max(SMALLEST_SIDE, min(columns, _up(math.ceil(width * scale - 1e-9))))
+        columns = max(smallest, min(columns, _up(math.ceil(width * scale - 1e-9), step)))
         candidate = (-round(scale, 6), rows * columns, (rows, columns))
         best = candidate if best is None else min(best, candidate)
     assert best is not None, max_pixels
     return best[2]
 
 
-def _up(side: float) -> int:
-    return max(SMALLEST_SIDE, math.ceil(side / CANVAS_STEP) * CANVAS_STEP)
+def _up(side: float, step: int) -> int:
+    return max(SMALLEST_SIDE, step, math.ceil(side / step) * step)
 
 
 def fit_anchor_size(

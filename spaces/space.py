@@ -22,7 +22,7 @@ from spaces.distributions import (
 from spaces.fitting import DatasetFacts, fit_anchor_ratios, fit_anchor_size, fit_anchors, fit_canvas
 
 ANCHORS = "anchors"  # not a field: `anchors: fitted` in a base stands for these, fitted together by k-means
-KMEANS_ANCHORS = frozenset({"anchor_sizes", "anchor_ratios", "anchor_scales"})
+KMEANS_ANCHORS = frozenset({"anchor_kind", "anchor_sizes", "anchor_ratios", "anchor_scales"})
 FITTED = "fitted"  # stands for a value that the dataset gives, in a base or among the options of a Choice
 
 
@@ -153,11 +153,19 @@ def resolve(
             base_values[name] = value
             source = "images" if name == "image_size_px" else "training boxes"
             notes.append(f"{name} {value} fitted to the {source}")
-    base = DetectorConfig.from_dict(base_values)
     if step:
-        steps, left_out = resolve_chain(steps_up_to(chosen.chain, step, space.place(profile)), base, {})
-        notes += [f"the base is step {steps[-1].name}", *left_out]
-        base = base.with_values({**steps[-1].values, **fixed})
+        chain = steps_up_to(chosen.chain, step, space.place(profile))
+        # What the user fixes is laid over the step, not under the chain: a step may change the same field on its way.
+        passed = set(fixed) & {name for above in chain for name in above.changes}
+        own = {name: chosen.base[name] for name in passed if name in chosen.base}
+        plain = DetectorConfig.from_dict({**{k: v for k, v in base_values.items() if k not in passed}, **own})
+        steps, left_out = resolve_chain(chain, plain, {})
+        if steps[-1].name != step:
+            raise SpaceError(f"--from {step}: {left_out[-1]}")
+        notes += [f"the base is step {step}", *left_out]
+        base = plain.with_values({**steps[-1].values, **fixed})
+    else:
+        base = DetectorConfig.from_dict(base_values)
     fields: dict[str, Distribution | When] = {}
     for name, entry in chosen.fields.items():
         if name in settled:
@@ -179,15 +187,17 @@ def resolve(
 def _fit(values: Mapping[str, Any], max_pixels: int, facts: DatasetFacts, by_kmeans: bool) -> dict[str, Any]:
     """What a dataset gives to a base of these values, by field, whether the base asks for it or not."""
     canvas = values.get("image_size_px", DetectorConfig.image_size_px)
-    if canvas == FITTED:
-        canvas = fit_canvas(facts, max_pixels)
-    canvas = (canvas[0], canvas[1])
     neck_levels = _base_or_default(values, "neck_levels")
+    if canvas == FITTED:
+        deepest = neck_levels[-1] if _base_or_default(values, "trunk") == "report_ssd" else 5
+        canvas = fit_canvas(facts, max_pixels, 2**deepest)
+    canvas = (canvas[0], canvas[1])
     has_neck = _base_or_default(values, "neck") != "none"
     levels = len(neck_levels) + (_base_or_default(values, "extra_levels") if has_neck else 0)
     if by_kmeans:
         sizes, ratios = fit_anchors(facts, canvas, [2 ** (neck_levels[0] + n) for n in range(levels)])
-        return {"image_size_px": canvas, "anchor_sizes": sizes, "anchor_ratios": ratios, "anchor_scales": (1.0,)}
+        made = {"anchor_kind": "retinanet", "anchor_sizes": sizes, "anchor_ratios": ratios, "anchor_scales": (1.0,)}
+        return {"image_size_px": canvas, **made}
     scales = tuple(_base_or_default(values, "anchor_scales"))
     return {
         "image_size_px": canvas,

@@ -91,7 +91,10 @@ class Augmentation:
             partner = (own + torch.randint(1, max(2, batch), (batch,), generator=generator)) % batch
             picked = torch.rand(targets.labels.shape, generator=generator) < PASTED_SHARE
             picked = picked.to(device) & chance(self.copy_paste_probability)[:, None]
-            images, targets = copy_paste(images, targets, partner.to(device), picked)
+            partner = partner.to(device)
+            pasted = (picked & targets.valid[partner]).any(dim=1, keepdim=True)
+            content_hw = torch.where(pasted, torch.maximum(content_hw, content_hw[partner]), content_hw)
+            images, targets = copy_paste(images, targets, partner, picked)
         if self.mosaic_probability > 0:
             others = torch.randint(batch, (batch, 3), generator=generator)
             low, high = MOSAIC_CENTRE

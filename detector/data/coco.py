@@ -36,10 +36,12 @@ def load_dataset(source: DataSource, skip_bad: bool = False, train_split: str = 
     train = read_split("train", *source.train, skip_bad=skip_bad)
     val = read_split("val", *source.val, skip_bad=skip_bad)
     if train_split == "extended":
-        train = _extended(train, val, source, skip_bad)
+        train = _extended(train, source, skip_bad)
     test = read_split("test", *source.test, skip_bad=skip_bad) if source.test else None
     for split in [val] + ([test] if test else []):
         _check_same_categories(train, split)
+        if train_split == "extended":
+            _check_not_trained_on(train, split)
     told = train.info.get("detector_search", {})
     areas = told.get("area_ranges_px", COCO_AREA_RANGES_PX) if isinstance(told, dict) else None
     if not isinstance(areas, (list, tuple)) or len(areas) != 2 or not all(is_number(side) for side in areas):
@@ -59,7 +61,7 @@ def load_dataset(source: DataSource, skip_bad: bool = False, train_split: str = 
     )
 
 
-def _extended(train: Split, val: Split, source: DataSource, skip_bad: bool) -> Split:
+def _extended(train: Split, source: DataSource, skip_bad: bool) -> Split:
     """The training split and the extended one together; an image of both counts once."""
     if source.extended is None:
         raise DataError(
@@ -68,12 +70,16 @@ def _extended(train: Split, val: Split, source: DataSource, skip_bad: bool) -> S
         )
     more = read_split("extended", *source.extended, skip_bad=skip_bad)
     _check_same_categories(train, more)
-    validated = {record.path.resolve() for record in val.images}
-    leaked = [record.file_name for record in more.images if record.path.resolve() in validated]
-    if leaked:
-        found = {"an extended training image must not be a validation image too": leaked}
-        raise DataError(problem_message(str(more.annotations), found, droppable=False))
     return train.joined_with(more)
+
+
+def _check_not_trained_on(train: Split, other: Split) -> None:
+    """Scores on images that were trained on would say nothing."""
+    trained = {record.path.resolve() for record in train.images}
+    leaked = [record.file_name for record in other.images if record.path.resolve() in trained]
+    if leaked:
+        found = {f"an extended training image must not be in {other.annotations.name} too": leaked}
+        raise DataError(problem_message(str(train.annotations), found, droppable=False))
 
 
 def _check_same_categories(train: Split, other: Split) -> None:

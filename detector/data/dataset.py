@@ -167,7 +167,11 @@ class DataSource:
 
     def with_extended(self, annotations: str | None) -> DataSource:
         """This source with more training images by an annotation file; as it is where that is None."""
-        return replace(self, extended=(Path(annotations), self.train[1])) if annotations else self
+        if not annotations:
+            return self
+        if not Path(annotations).is_file():
+            raise DataError(f"--extended-annotations {annotations}: must be a COCO file; there is none of this name")
+        return replace(self, extended=(Path(annotations), self.train[1]))
 
     def to_options(self) -> list[str]:
         """The words that name this source to a command: --data where its folder says it all."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detector.config import ConfigError, DetectorConfig
+from detector.config import ConfigError, DetectorConfig, check_class_weights
 from detector.model.anchors import make_anchors_xyxy
 from detector.model.backbones import make_trunk, read_state_dict
 from detector.model.cells import num_anchors_per_cell, num_anchors_per_level
 from detector.model.heads import DenseHead
-from detector.model.losses import DetectionLoss, check_class_weights
+from detector.model.losses import DetectionLoss
 from detector.model.matching import make_matcher
 from detector.model.necks import make_neck
 from detector.model.postprocess import Detections, Postprocess
@@ -46,7 +46,7 @@ class Detector(nn.Module):
         self.head = DenseHead(config, self.neck.out_channels, num_anchors_per_cell(config), num_classes)
         self.register_buffer("anchors_xyxy", make_anchors_xyxy(config), persistent=False)
         self.matcher = make_matcher(config, num_anchors_per_level(config))
-        check_class_weights(config, self.head.num_scores)
+        check_class_weights(config, num_classes)
         self.loss = DetectionLoss(config)
         self.postprocess = Postprocess(config)
         if config.detector_weights:

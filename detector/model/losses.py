@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.config import ConfigError, DetectorConfig
+from detector.config import DetectorConfig
 from detector.model.box_coding import BoxCoder, elementwise_ciou, elementwise_giou
 from detector.model.matching import IGNORED
 
@@ -141,18 +141,6 @@ def log_probability(logits: Tensor, target_labels: Tensor, positive: Tensor) -> 
 def class_weights(alpha: float | tuple[float, ...], logits: Tensor) -> float | Tensor:
     """focal_alpha as it is, or a weight per score as a tensor (C,) where the logits (.., C) are."""
     return logits.new_tensor(alpha) if isinstance(alpha, tuple) else alpha
-
-
-def check_class_weights(config: DetectorConfig, num_scores: int) -> None:
-    """Raises: ConfigError where focal_alpha lists weights, but not one for each of `num_scores` scores."""
-    if config.class_loss != "focal" or not isinstance(config.focal_alpha, tuple):
-        return
-    if len(config.focal_alpha) != num_scores:
-        order = "the classes, then background" if config.class_scores == "softmax" else "the classes"
-        raise ConfigError(
-            f"focal_alpha must be one number or hold a weight for each of {num_scores} scores ({order}), "
-            f"got {len(config.focal_alpha)}"
-        )
 
 
 def focal_loss(logits: Tensor, target: bool, gamma: float, alpha: float | Tensor) -> Tensor:

@@ -384,3 +384,16 @@ def test_importing_the_config_imports_no_torch() -> None:
     code = "import sys, detector.config; print([m for m in ('torch', 'numpy', 'ray') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("ratios", [2, [2, 2, 2, 2], [[2], [2, 3], [2], [2]]])
+def test_prior_ratios_that_are_numbers_are_read_or_refused_in_words(ratios: Any) -> None:
+    values = {
+        "anchor_kind": "ssd", "neck_levels": (3, 4, 5), "extra_levels": 1, "prior_sizes": (16, 32, 64, 128, 256),
+        "prior_ratios": ratios,
+    }  # fmt: skip
+    if ratios == [2, 2, 2, 2]:
+        assert DetectorConfig.from_dict(values).prior_ratios == (2.0, 2.0, 2.0, 2.0)
+        return
+    with pytest.raises(ConfigError, match="prior_ratios"):
+        DetectorConfig.from_dict(values)

@@ -99,6 +99,8 @@ def test_the_report_writes_the_table_three_times_and_counts_trainings(chain: Pat
     page = (chain / "results" / "report.html").read_text()
     assert "<h2>Steps</h2>" in page
     assert "2 seeds a step" in page
+    assert "no trial has scored" not in page
+    assert "2 seeds a step" in (chain / "results" / "ablation.md").read_text()
 
 
 def test_latex_escapes_what_tex_would_read(chain: Path) -> None:

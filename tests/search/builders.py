@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from results.records import StudyState, read_journal
 from search.engine import Engine, Leg, Limits
 from search.journal import Journal
+from search.options import Options
+from search.plan import Study, make_plan
 from search.rungs import make_scheduler
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
@@ -116,3 +122,31 @@ def train_leg(engine: Engine, leg: Leg, score_of: Callable[[str, int], float]) -
 def hash_score(trial: str, epoch: int) -> float:
     """A score that depends on (trial, epoch) alone and grows over epochs."""
     return round(random.Random(trial).uniform(0.1, 0.6) * (1 - 0.5**epoch), 6)
+
+
+def write_dataset(folder: Path, width: int = 96, height: int = 64, seed: int = 0) -> Path:
+    """A COCO-format folder: three training and two validation images of noise, one box each."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    for split, count in (("train", 3), ("val", 2)):
+        images, annotations = [], []
+        for number in range(1, count + 1):
+            name = f"{split}{number}.png"
+            Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / "images" / name)
+            images.append({"id": number, "file_name": name, "width": width, "height": height})
+            box = [10, 10, 20 + 2 * number, 16]
+            annotations.append(
+                {"id": number, "image_id": number, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            )
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "car"}]}
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def say(line: str) -> None:
+    """What a plan says while it is made is not under test."""
+
+
+def planned(tmp_path: Path, folder: Path, /, **options: Any) -> Study:
+    values = {"space": "smoke", "data": str(folder), "runs_dir": str(tmp_path / "runs"), "name": "s", **options}
+    return make_plan(Options(**values), say)

@@ -1,4 +1,4 @@
-"""From options to the frozen plan: refusals in words, data found and checked, what --resume may change."""
+"""From options to the frozen plan: refusals in words, data found and checked."""
 
 from __future__ import annotations
 
@@ -6,45 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from detector.config import ConfigError
 from detector.data.dataset import DataError
-from results.records import JOURNAL_NAME, JournalError
-from search.dataset import describe_dataset
-from search.journal import Journal
 from search.options import Options, StudyError
-from search.plan import Study, make_plan, write_plan
+from search.plan import write_plan
 from search.resume import resume_plan
 from search.sampler import grid_size
 from spaces.distributions import SpaceError
 from spaces.space import ResolvedSpace
-
-
-def write_dataset(folder: Path, width: int = 96, height: int = 64, seed: int = 0) -> Path:
-    """A COCO-format folder: three training and two validation images of noise, one box each."""
-    rng = np.random.default_rng(seed)
-    (folder / "images").mkdir(parents=True)
-    for split, count in (("train", 3), ("val", 2)):
-        images, annotations = [], []
-        for number in range(1, count + 1):
-            name = f"{split}{number}.png"
-            Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / "images" / name)
-            images.append({"id": number, "file_name": name, "width": width, "height": height})
-            box = [10, 10, 20 + 2 * number, 16]
-            annotations.append(
-                {"id": number, "image_id": number, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            )
-        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "car"}]}
-        (folder / f"{split}.json").write_text(json.dumps(content))
-    return folder
-
-
-def say(line: str) -> None:
-    """What a plan says while it is made is not under test."""
+from tests.search.builders import planned, say, write_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +30,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_dataset(tmp_path / "data")
-
-
-def planned(tmp_path: Path, folder: Path, /, **options: Any) -> Study:
-    values = {"space": "smoke", "data": str(folder), "runs_dir": str(tmp_path / "runs"), "name": "s", **options}
-    return make_plan(Options(**values), say)
 
 
 class TestMakePlan:
@@ -228,97 +196,36 @@ class TestMakePlan:
         )
 
 
-class TestResume:
-    @pytest.fixture(autouse=True)
-    def begun(self, tmp_path: Path, data: Path) -> None:
-        self.runs, self.data = tmp_path / "runs", data
-        study = planned(tmp_path, data, seed=3)
-        self.plan = study.plan
-        write_plan(study)
-
-    def resumed(self, **options: Any) -> Study:
-        return resume_plan(
-            Options(**{"space": "smoke", "runs_dir": str(self.runs), "name": "s", "resume": True, **options}), say
-        )
-
-    def test_goes_on_with_the_same_plan(self) -> None:
-        study = self.resumed()
-        assert study.resumed
-        assert study.plan == self.plan
-        assert study.space.to_dict() == self.plan["space"]
-
-    def test_trials_and_hours_may_be_extended(self) -> None:
-        study = self.resumed(trials=30, max_hours=2.0)
-        assert (study.plan["trials"], study.plan["max_hours"]) == (30, 2.0)
-
-    def test_what_repeats_the_plan_is_no_change(self) -> None:
-        self.resumed(
-            seed=3, metric="mAP", epochs=9, sampler="tpe", scheduler="asha", data=str(self.data), profile="cpu"
-        )
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"seed": 4}, {"metric": "AP50"}, {"epochs": 18}, {"sampler": "random"}, {"scheduler": "none"}, {"eta": 2}, {"grace": 2},
-            {"set_fields": ["lr=0.5"]}, {"data": "/elsewhere"}, {"profile": "gpu"}, {"skip_bad": True}, {"official_eval": True},
-        ],
-        ids=lambda change: next(iter(change)),
-    )  # fmt: skip
-    def test_what_would_change_the_plan_is_refused_by_name(self, change: dict[str, Any]) -> None:
-        option = "--" + next(iter(change)).replace("_", "-").replace("-fields", "")
-        with pytest.raises(StudyError, match=option):
-            self.resumed(**change)
-
-    def test_changed_data_is_refused(self) -> None:
-        for split in ("train", "val"):
-            content = json.loads((self.data / f"{split}.json").read_text())
-            content["annotations"][0]["bbox"] = [5, 5, 30, 30]
-            content["annotations"][0]["area"] = 900
-            (self.data / f"{split}.json").write_text(json.dumps(content))
-        with pytest.raises(StudyError, match=r"fingerprint.*would not compare"):
-            self.resumed()
-
-    def test_without_a_study_there_is_nothing_to_resume(self, tmp_path: Path) -> None:
-        with pytest.raises(StudyError, match="holds no study"):
-            self.resumed(name="other")
-        with pytest.raises(StudyError, match="there is no study of space smoke"):
-            self.resumed(name=None, runs_dir=str(tmp_path / "empty"))
-
-    def test_what_an_earlier_session_extended_stays_extended(self) -> None:
-        journal = Journal(self.runs / "s" / JOURNAL_NAME)
-        journal.append("session_started", trials=40, max_hours=2.5)
-        journal.close()
-        plan = self.resumed().plan
-        assert (plan["trials"], plan["max_hours"]) == (40, 2.5)
-        assert self.resumed(trials=50).plan["trials"] == 50
-
-    def test_wrong_options_are_refused_as_for_a_new_study(self) -> None:
-        with pytest.raises(StudyError, match="--trials must be positive, got -5"):
-            self.resumed(trials=-5)
-
-    def test_a_torn_plan_beside_is_passed_over(self) -> None:
-        (self.runs / "torn").mkdir()
-        (self.runs / "torn" / "study.json").write_text("{")
-        assert self.resumed(name=None).folder.name == "s"
-
-    def test_without_a_name_the_newest_of_the_space_goes_on(self, tmp_path: Path) -> None:
-        import os
-
-        os.utime(self.runs / "s" / "study.json", (0, 0))
-        for number, name in enumerate(("smoke-1", "smoke-2", "smoke-3")):
-            study = planned(tmp_path, self.data, name=name)
-            write_plan(study)
-            os.utime(study.folder / "study.json", (number, 100 - abs(number - 1)))
-        assert self.resumed(name=None).folder.name == "smoke-2"
-
-    def test_a_torn_plan_is_said(self) -> None:
-        (self.runs / "s" / "study.json").write_text('{"format": 1,')
-        with pytest.raises(JournalError, match=r"study\.json"):
-            self.resumed()
-
-
 def test_describe_dataset_is_what_the_summary_needs(tmp_path: Path, data: Path) -> None:
     told = planned(tmp_path, data).plan["dataset"]
     assert {"name", "fingerprint", "train_images", "val_images", "classes"} <= told.keys()
     assert told["classes"] == ["car"]
-    assert callable(describe_dataset)
+    assert (told["train_images"], told["val_images"], told["train_boxes"]) == (3, 2, 3)
+    assert len(told["fingerprint"]) == 16
+
+
+def test_a_base_on_the_extended_split_is_planned_on_it(tmp_path: Path, data: Path) -> None:
+    content = json.loads((data / "val.json").read_text())
+    for row in content["images"]:
+        name = f"more_{row['file_name']}"
+        (data / "images" / name).write_bytes((data / "images" / row["file_name"]).read_bytes())
+        row["file_name"] = name
+    (data / "extended.json").write_text(json.dumps(content))
+    plain, extended = planned(tmp_path, data), planned(tmp_path, data, set_fields=["train_split=extended"])
+    assert (plain.plan["dataset"]["train_images"], extended.plan["dataset"]["train_images"]) == (3, 5)
+    assert plain.plan["dataset"]["fingerprint"] != extended.plan["dataset"]["fingerprint"]
+    write_plan(extended)
+    options = Options(space="smoke", runs_dir=str(tmp_path / "runs"), name="s", resume=True)
+    assert resume_plan(options, say).plan["dataset"] == extended.plan["dataset"]
+
+
+def test_weights_of_another_number_than_the_classes_are_refused_before_a_trial(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a weight for each of 1 scores"):
+        planned(tmp_path, data, set_fields=["focal_alpha=[0.2, 0.8]"])
+
+
+def test_the_chain_runs_on_data_without_an_extended_split(tmp_path: Path, data: Path) -> None:
+    study = planned(tmp_path, data, space="tdt4265_report", kind="ablation", profile="cpu", seeds=2)
+    assert [step.name for step in study.steps][-2:] == ["+adam", "+6000_iterations"]
+    assert study.plan["trials"] == 20
+    assert any(note.startswith("+extended_data is left out: there are no more") for note in study.space.notes)

@@ -183,7 +183,6 @@ def smoke(start: Callable[..., Command], tmp_path_factory: pytest.TempPathFactor
     return SmokeRun(runs / "s", command.text(), status, listening, most[0], alive)
 
 
-@pytest.mark.slow
 class TestSmokeStudy:
     def test_exits_0_with_twelve_trials_three_rungs_and_forty_lines(self, smoke: SmokeRun) -> None:
         assert smoke.status == 0, smoke.text[-3000:]

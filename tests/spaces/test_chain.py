@@ -10,9 +10,10 @@ import pytest
 from detector.config import ConfigError, DetectorConfig
 from spaces.chain import Reported, ResolvedStep, Step, resolve_chain, steps_up_to
 from spaces.distributions import SpaceError
+from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
 from spaces.space import resolve, train_split_of
-from tests.spaces.test_space import STREET
+from tests.spaces.test_space import FULL_TURN, PHOTOS, STREET
 
 BASE = DetectorConfig()
 CHAIN = (
@@ -124,3 +125,50 @@ def test_the_base_of_a_search_may_be_a_step_of_the_chain() -> None:
     assert train_split_of(space, "cpu", {}, "+bias") == "train"
     assert train_split_of(space, "cpu", {}, "+extended_data") == "extended"
     assert train_split_of(space, "cpu", {"train_split": "train"}, "+extended_data") == "train"
+
+
+def test_a_step_that_comes_back_to_an_earlier_detector_is_refused() -> None:
+    chain = (Step("base", {}), Step("+giou", {"box_loss": "giou"}), Step("back", {"box_loss": "smooth_l1"}))
+    with pytest.raises(SpaceError, match="step back comes back to the detector of step base"):
+        resolve_chain(chain, BASE, {})
+
+
+def test_a_step_that_names_weights_is_tried_and_its_file_made_absolute() -> None:
+    tried = []
+    chain = (Step("base", {}), Step("+deep", {"head_depth": 4}), Step("+weights", {"trunk_weights": "some/file.pt"}))
+    steps, _ = resolve_chain(chain, BASE, {}, tried.append)
+    assert [config.trunk_weights for config in tried] == [str(Path("some/file.pt").resolve())]
+    assert steps[-1].values["trunk_weights"] == str(Path("some/file.pt").resolve())
+
+    def missing(config: DetectorConfig) -> None:
+        raise ConfigError("must be a file")
+
+    with pytest.raises(ConfigError, match=r"step \+weights: must be a file"):
+        resolve_chain(chain, BASE, {}, missing)
+
+
+def test_what_is_set_is_laid_over_the_step_that_a_search_starts_from() -> None:
+    space = load_space("tdt4265_report")
+    fixed = {"flip_probability": 0.3, "bias_init": "prior", "trunk": "resnet18"}
+    base = resolve(space, "cpu", STREET, fixed, "+bias").base
+    assert (base.flip_probability, base.bias_init, base.trunk, base.head_depth) == (0.3, "prior", "resnet18", 4)
+    with pytest.raises(SpaceError, match=r"--from \+imagenet: \+imagenet is left out"):
+        resolve(space, "cpu", STREET, {}, "+imagenet")
+
+
+def test_the_chains_canvas_is_fitted_in_steps_that_six_levels_need() -> None:
+    space = load_space("tdt4265_report")
+    assert resolve(space, "cpu", STREET).base.image_size_px == (128, 512)
+    assert resolve(space, "gpu", FULL_TURN).base.image_size_px == (128, 1024)
+    assert resolve(space, "cpu", PHOTOS).base.image_size_px == (256, 256)
+
+
+@pytest.mark.parametrize("facts", [STREET, PHOTOS])
+def test_anchors_fitted_stands_for_sizes_and_ratios_by_kmeans(tmp_path: Path, facts: DatasetFacts) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("include: tdt4265_report\nbase: {anchors: fitted}\nfields: {lr: {log: [0.001, 0.01]}}\n")
+    found = resolve(load_space(str(path)), "cpu", facts)
+    assert found.base.anchor_kind == "retinanet"
+    assert len(found.base.anchor_sizes) == 6
+    assert found.base.anchor_scales == (1.0,)
+    assert any(note.startswith("anchor_sizes") and "fitted to the training boxes" in note for note in found.notes)

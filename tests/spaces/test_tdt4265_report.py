@@ -103,7 +103,7 @@ def test_the_bias_step_starts_background_alone_at_its_probability() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in EXACT if n != "+extended_data"])
+@pytest.mark.parametrize("name", ["+resnet50", *(n for n in EXACT if n != "+extended_data")])
 def test_at_full_size_a_training_step_of_two_images_runs(name: str) -> None:
     base, steps = chain_of("gpu")
     config = base.with_values({**steps[name].values, "precision": "fp32"})

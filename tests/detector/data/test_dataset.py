@@ -95,7 +95,7 @@ def test_an_extended_split_is_found_in_the_folder_and_goes_through_plain_values_
 def test_an_extended_split_that_cannot_be_used_is_refused(folder: CocoFolder) -> None:
     with pytest.raises(DataError, match=r"has none: name their annotations with --extended-annotations"):
         load_dataset(folder.write(), train_split="extended")
-    with pytest.raises(DataError, match=r"must not be a validation image too \(1\): d\.png"):
+    with pytest.raises(DataError, match=r"must not be in val\.json too \(1\): d\.png"):
         load_dataset(with_extended(folder, "e.png", "d.png"), train_split="extended")
     with pytest.raises(DataError, match="adds to the data of --data"):
         DataSource.from_options(None, None, None, None, None, "more.json")

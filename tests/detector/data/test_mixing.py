@@ -131,3 +131,17 @@ def test_a_batch_without_a_box_is_mixed_too() -> None:
         greys(2), torch.full((2, 2), 8), none, torch.zeros(3), torch.ones(3), torch.Generator().manual_seed(0)
     )
     assert found.labels.shape[1] == 0
+
+
+def test_a_paste_from_a_wider_image_widens_the_content_that_a_flip_turns_about() -> None:
+    both = targets([([0.0, 0.0, 2.0, 2.0], 0)], [([8.0, 0.0, 12.0, 4.0], 1)])
+    config = DetectorConfig(copy_paste_probability=1.0, flip_probability=1.0)
+    content = torch.tensor([[8, 6], [8, 12]])
+    for seed in range(8):  # which boxes are picked is drawn: until it is the wide image's
+        images, found = Augmentation(config)(
+            greys(2), content, both, torch.zeros(3), torch.ones(3), torch.Generator().manual_seed(seed)
+        )
+        if found.valid[0].sum() == 2:
+            break
+    assert rows(found, 0)[1] == ([0.0, 0.0, 4.0, 4.0], 1), "mirrored about twelve columns, not six"
+    assert (images[0, 0, :4, :4] * 255).round().unique().tolist() == [10.0]

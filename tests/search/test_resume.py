@@ -1,0 +1,117 @@
+"""What --resume goes on with, what it may change, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from results.records import JOURNAL_NAME, JournalError
+from search.journal import Journal
+from search.options import Options, StudyError
+from search.plan import Study, write_plan
+from search.resume import resume_plan
+from tests.search.builders import planned, say, write_dataset
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("search.plan.count_gpus", lambda: (0, ""))
+    monkeypatch.setattr("search.resources.os.sched_getaffinity", lambda pid: {0, 1})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data")
+
+
+class TestResume:
+    @pytest.fixture(autouse=True)
+    def begun(self, tmp_path: Path, data: Path) -> None:
+        self.runs, self.data = tmp_path / "runs", data
+        study = planned(tmp_path, data, seed=3)
+        self.plan = study.plan
+        write_plan(study)
+
+    def resumed(self, **options: Any) -> Study:
+        return resume_plan(
+            Options(**{"space": "smoke", "runs_dir": str(self.runs), "name": "s", "resume": True, **options}), say
+        )
+
+    def test_goes_on_with_the_same_plan(self) -> None:
+        study = self.resumed()
+        assert study.resumed
+        assert study.plan == self.plan
+        assert study.space.to_dict() == self.plan["space"]
+
+    def test_trials_and_hours_may_be_extended(self) -> None:
+        study = self.resumed(trials=30, max_hours=2.0)
+        assert (study.plan["trials"], study.plan["max_hours"]) == (30, 2.0)
+
+    def test_what_repeats_the_plan_is_no_change(self) -> None:
+        self.resumed(
+            seed=3, metric="mAP", epochs=9, sampler="tpe", scheduler="asha", data=str(self.data), profile="cpu"
+        )
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"seed": 4}, {"metric": "AP50"}, {"epochs": 18}, {"sampler": "random"}, {"scheduler": "none"}, {"eta": 2}, {"grace": 2},
+            {"set_fields": ["lr=0.5"]}, {"data": "/elsewhere"}, {"profile": "gpu"}, {"skip_bad": True}, {"official_eval": True},
+        ],
+        ids=lambda change: next(iter(change)),
+    )  # fmt: skip
+    def test_what_would_change_the_plan_is_refused_by_name(self, change: dict[str, Any]) -> None:
+        option = "--" + next(iter(change)).replace("_", "-").replace("-fields", "")
+        with pytest.raises(StudyError, match=option):
+            self.resumed(**change)
+
+    def test_changed_data_is_refused(self) -> None:
+        for split in ("train", "val"):
+            content = json.loads((self.data / f"{split}.json").read_text())
+            content["annotations"][0]["bbox"] = [5, 5, 30, 30]
+            content["annotations"][0]["area"] = 900
+            (self.data / f"{split}.json").write_text(json.dumps(content))
+        with pytest.raises(StudyError, match=r"fingerprint.*would not compare"):
+            self.resumed()
+
+    def test_without_a_study_there_is_nothing_to_resume(self, tmp_path: Path) -> None:
+        with pytest.raises(StudyError, match="holds no study"):
+            self.resumed(name="other")
+        with pytest.raises(StudyError, match="there is no study of space smoke"):
+            self.resumed(name=None, runs_dir=str(tmp_path / "empty"))
+
+    def test_what_an_earlier_session_extended_stays_extended(self) -> None:
+        journal = Journal(self.runs / "s" / JOURNAL_NAME)
+        journal.append("session_started", trials=40, max_hours=2.5)
+        journal.close()
+        plan = self.resumed().plan
+        assert (plan["trials"], plan["max_hours"]) == (40, 2.5)
+        assert self.resumed(trials=50).plan["trials"] == 50
+
+    def test_wrong_options_are_refused_as_for_a_new_study(self) -> None:
+        with pytest.raises(StudyError, match="--trials must be positive, got -5"):
+            self.resumed(trials=-5)
+
+    def test_a_torn_plan_beside_is_passed_over(self) -> None:
+        (self.runs / "torn").mkdir()
+        (self.runs / "torn" / "study.json").write_text("{")
+        assert self.resumed(name=None).folder.name == "s"
+
+    def test_without_a_name_the_newest_of_the_space_goes_on(self, tmp_path: Path) -> None:
+        import os
+
+        os.utime(self.runs / "s" / "study.json", (0, 0))
+        for number, name in enumerate(("smoke-1", "smoke-2", "smoke-3")):
+            study = planned(tmp_path, self.data, name=name)
+            write_plan(study)
+            os.utime(study.folder / "study.json", (number, 100 - abs(number - 1)))
+        assert self.resumed(name=None).folder.name == "smoke-2"
+
+    def test_a_torn_plan_is_said(self) -> None:
+        (self.runs / "s" / "study.json").write_text('{"format": 1,')
+        with pytest.raises(JournalError, match=r"study\.json"):
+            self.resumed()
