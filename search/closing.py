@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -154,31 +155,25 @@ def ranking(state: StudyState, configs: list[Row]) -> Table:
 
 
 def ablation(rows: list[Row]) -> Table:
-    """The steps of an ablation as a terminal table; the files hold its other columns."""
-    table = Table(title="steps, each on top of the one above", title_justify="left")
-    for heading in (
-        "step",
-        "parameters",
-        "n",
-        "mAP",
-        "sd",
-        "delta",
-        "AP50",
-        "ms/batch",
-        "min",
-        "report mAP",
-        "report ms",
-    ):
+    """The steps of an ablation as a terminal table of 80 columns; the files hold its other columns."""
+    table = Table(
+        title="steps, each on top of the one above", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for heading in ("step", "size", "n", "mAP", "sd", "delta", "AP50", "ms/batch", "min", "report", "its ms"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "step" else "right")
     for row in rows:
         delta = row["delta"]
-        parameters = f"{row['parameters']:,}" if row["parameters"] else "-"
+        size = f"{row['parameters'] / 1e6:.2f}M" if row["parameters"] else "-"
         table.add_row(
-            row["step"], parameters, str(row["n"]), show(row["mAP_mean"]), show(row["mAP_sd"]),
-            "-" if math.isnan(delta) else f"{delta:+.3f}", show(row["AP50"]), show(row["ms_per_batch"]),
-            show(row["train_minutes"]), show(row["report_mAP"]), show(row["report_ms"]),
+            row["step"], size, str(row["n"]), show(row["mAP_mean"]), show(row["mAP_sd"]),
+            "-" if math.isnan(delta) else f"{delta:+.3f}", show(row["AP50"]), _whole(row["ms_per_batch"]),
+            f"{row['train_minutes']:.1f}", show(row["report_mAP"]), _whole(row["report_ms"]),
         )  # fmt: skip
     return table
+
+
+def _whole(number: float | None) -> str:
+    return "-" if number is None else f"{number:.0f}"
 
 
 def _extension(study: Study) -> str:

@@ -33,6 +33,7 @@ from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
 from search.steps import profile_steps
 
+FILE_WIDTH = 140
 EXIT_DONE, EXIT_NOTHING_SUCCEEDED, EXIT_PAUSED, EXIT_INTERRUPTED = 0, 3, 4, 130
 
 
@@ -50,7 +51,8 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
 
     Raises: StudyError, SpaceError, ConfigError, DataError, JournalError: all a user's to mend.
     """
-    console = console or Console()
+    # Tables in a file or a pipe need not fit a terminal that is not there.
+    console = console or Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)
     started = time.time()
 
     def say(line: str) -> None:

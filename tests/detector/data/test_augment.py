@@ -17,6 +17,7 @@ from detector.data.augment import (
     draw_crops,
     flip_and_roll_images,
     flip_boxes,
+    flip_images,
     move_boxes,
     normalise,
     resample,
@@ -345,3 +346,14 @@ def test_the_flip_probability_is_the_share_that_is_flipped(probability: float, l
     augmentation = Augmentation(config(flip_probability=probability))
     flipped, _ = augmentation(images, torch.tensor([[1, 2]] * 400), none, ZERO, ONE, generator(5))
     assert low <= float(flipped[:, 0, 0, 1].mean()) <= high
+
+
+@pytest.mark.parametrize("content", [12, 9])
+def test_the_flip_alone_is_the_flip_of_flip_and_roll(content: int) -> None:
+    images = torch.randint(0, 256, (5, 4, 12, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    flip, width = torch.tensor([True, False, True, False, True]), torch.full((5,), content)
+    before = images.clone()
+    assert torch.equal(
+        flip_images(images, flip, width), flip_and_roll_images(images, flip, torch.zeros_like(width), width)
+    )
+    assert torch.equal(images, before), "what it was given is the cache's"
