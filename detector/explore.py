@@ -104,7 +104,14 @@ def fit_report(options: argparse.Namespace, dataset: DetectionDataset) -> dict[s
         config = read_config(options.config)
     else:
         config = resolve(load_space(options.space), options.profile, facts).base
-    sizes, ratios = fit_anchors(facts, config.image_size_px, level_strides(config), seed=options.seed)
+    sizes, ratios = fit_anchors(
+        facts,
+        config.image_size_px,
+        level_strides(config),
+        len(config.anchor_ratios),
+        len(config.anchor_scales),
+        options.seed,
+    )
     values = {"anchor_kind": "retinanet", "anchor_sizes": sizes, "anchor_ratios": ratios, "anchor_scales": (1.0,)}
     proposed = config.with_values({**values, "head_shared": config.head_shared and config.neck != "none"})
     configured = {
@@ -135,6 +142,17 @@ def picture(draw: Callable[[Any], None], width: float = 7, height: float = 3.6) 
     return out.getvalue()
 
 
+def log_axis(axes: Any, which: str) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 of every decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
+
+
 def pictures(splits: list[Split]) -> dict[str, bytes]:
     """The page's pictures by name."""
     measured = [box_measures(split) for split in splits]
@@ -157,10 +175,13 @@ def pictures(splits: list[Split]) -> dict[str, bytes]:
             axes = figure.add_subplot()
             every = np.concatenate(values)
             low, high = float(every.min()), float(every.max())
-            bins = np.geomspace(max(low, 1e-3), high + 1e-9, 41) if log else np.linspace(low, high + 1, 41)
+            # Counts: a bin a number, or a few; anything else would leave empty bins between whole numbers.
+            step = max(1, round((high - low) / 40))
+            bins = np.geomspace(max(low, 1e-3), high + 1e-9, 41) if log else np.arange(low - 0.5, high + step, step)
             for n, column in enumerate(values):
                 axes.hist(column, bins, density=True, histtype="step", linewidth=1.8, color=colours[n], label=names[n])
-            axes.set_xscale("log" if log else "linear")
+            if log:
+                log_axis(axes, "x")
             axes.set_xlabel(label)
             axes.set_ylabel("density")
             axes.legend(frameon=False)
@@ -182,8 +203,8 @@ def pictures(splits: list[Split]) -> dict[str, bytes]:
                 axes.hist2d(rows[:, columns[0]], rows[:, columns[1]], bins=bins, cmap="viridis")
                 axes.set_title(names[n], fontsize=10)
                 if log:
-                    axes.set_xscale("log")
-                    axes.set_yscale("log")
+                    log_axis(axes, "x")
+                    log_axis(axes, "y")
                 else:
                     axes.invert_yaxis()
                 axes.set_xlabel(labels[0])

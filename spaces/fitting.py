@@ -92,12 +92,18 @@ def fit_anchor_ratios(facts: DatasetFacts) -> tuple[float, ...]:
 
 KMEANS_SAMPLE, KMEANS_ROUNDS = 4000, 50
 FITTED_RATIOS = 3
+LEAST_STEP = 2**0.25  # between sizes of one level; closer ones overlap by IoU > 0.7 and answer for the same boxes
 
 
 def fit_anchors(
-    facts: DatasetFacts, canvas: tuple[int, int], strides: Sequence[int], num_ratios: int = FITTED_RATIOS, seed: int = 0
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(side of each level's square in canvas pixels, ratios height / width) by k-means on IoU distance.
+    facts: DatasetFacts,
+    canvas: tuple[int, int],
+    strides: Sequence[int],
+    num_ratios: int = FITTED_RATIOS,
+    sizes_per_level: int = 1,
+    seed: int = 0,
+) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
+    """(sides of each level's squares in canvas pixels, ratios height / width) by k-means on IoU distance.
 
     Squares that share a corner overlap by the ratio of their areas, shapes of one area by the shared part: sizes and
     ratios are clustered apart, as anchors are made of every pair of them. The distance is 1 - IoU (Redmon and Farhadi
@@ -112,11 +118,16 @@ def fit_anchors(
     if len(boxes) > KMEANS_SAMPLE:
         boxes = rng.sample(boxes, KMEANS_SAMPLE)
     roots = [math.sqrt(height * width) for height, width in boxes]
-    squares = _kmeans([(root, root) for root in roots], len(strides), rng)
-    least = [SMALLEST_ANCHOR_STRIDES * stride for stride in strides]
-    sizes = tuple(round(max(low, math.sqrt(h * w)), 2) for low, (h, w) in zip(least, squares, strict=True))
+    squares = _kmeans([(root, root) for root in roots], len(strides) * sizes_per_level, rng)
+    sizes = []
+    for level, stride in enumerate(strides):
+        low, row = SMALLEST_ANCHOR_STRIDES * stride, []
+        for height, width in squares[level * sizes_per_level : (level + 1) * sizes_per_level]:
+            row.append(round(max(low, math.sqrt(height * width)), 2))
+            low = row[-1] * LEAST_STEP
+        sizes.append(tuple(row))
     shapes = _kmeans([(h / root, w / root) for (h, w), root in zip(boxes, roots, strict=True)], num_ratios, rng)
-    return sizes, tuple(sorted({round(height / width, 2) for height, width in shapes}))
+    return tuple(sizes), tuple(sorted({round(height / width, 2) for height, width in shapes}))
 
 
 def _kmeans(boxes: list[tuple[float, float]], k: int, rng: random.Random) -> list[tuple[float, float]]:

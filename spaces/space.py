@@ -144,10 +144,11 @@ def resolve(
     base_values = {"schedule_epochs": chosen.budget.epochs, **chosen.base, **fixed}
     settled = set(fixed)
     by_kmeans = base_values.pop(ANCHORS, None) == FITTED
+    scales = base_values.get("anchor_scales", DetectorConfig.anchor_scales)
     if by_kmeans:
         base_values |= dict.fromkeys(KMEANS_ANCHORS - set(fixed), FITTED)
         settled |= KMEANS_ANCHORS
-    fitted = _fit(base_values, chosen.max_pixels, facts, by_kmeans)
+    fitted = _fit(base_values, chosen.max_pixels, facts, len(scales) if by_kmeans else 0)
     for name, value in fitted.items():
         if base_values.get(name) == FITTED:
             base_values[name] = value
@@ -184,8 +185,11 @@ def resolve(
     return ResolvedSpace(space.name, profile, base, fields, chosen.budget, notes)
 
 
-def _fit(values: Mapping[str, Any], max_pixels: int, facts: DatasetFacts, by_kmeans: bool) -> dict[str, Any]:
-    """What a dataset gives to a base of these values, by field, whether the base asks for it or not."""
+def _fit(values: Mapping[str, Any], max_pixels: int, facts: DatasetFacts, kmeans_sizes: int) -> dict[str, Any]:
+    """What a dataset gives to a base of these values, by field, whether the base asks for it or not.
+
+    `kmeans_sizes`: so many sizes a level, fitted with the ratios by k-means; 0 fits one ladder of sizes.
+    """
     canvas = values.get("image_size_px", DetectorConfig.image_size_px)
     neck_levels = _base_or_default(values, "neck_levels")
     if canvas == FITTED:
@@ -194,8 +198,9 @@ def _fit(values: Mapping[str, Any], max_pixels: int, facts: DatasetFacts, by_kme
     canvas = (canvas[0], canvas[1])
     has_neck = _base_or_default(values, "neck") != "none"
     levels = len(neck_levels) + (_base_or_default(values, "extra_levels") if has_neck else 0)
-    if by_kmeans:
-        sizes, ratios = fit_anchors(facts, canvas, [2 ** (neck_levels[0] + n) for n in range(levels)])
+    if kmeans_sizes:
+        strides = [2 ** (neck_levels[0] + n) for n in range(levels)]
+        sizes, ratios = fit_anchors(facts, canvas, strides, sizes_per_level=kmeans_sizes)
         made = {"anchor_kind": "retinanet", "anchor_sizes": sizes, "anchor_ratios": ratios, "anchor_scales": (1.0,)}
         return {"image_size_px": canvas, **made}
     scales = tuple(_base_or_default(values, "anchor_scales"))
