@@ -62,6 +62,11 @@ def box_measures(split: Split) -> np.ndarray:
     return np.concatenate(rows)
 
 
+def kept_labels(split: Split) -> np.ndarray:
+    """Class of every box that is not a crowd's, (N,)."""
+    return np.concatenate([rows[~crowd] for rows, crowd in zip(split.labels, split.crowd, strict=True)])
+
+
 def compare_splits(first: Split, second: Split, pattern: str | None = None, seed: int = 0) -> list[Shift]:
     """Class shares, box measures and boxes per image of two splits, compared; least likely by chance first.
 

@@ -17,6 +17,7 @@ from detector import explain, explore, export, predict, profile, train
 from detector.config import DetectorConfig
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource
+from detector.explore_page import TITLES
 from detector.model.detector import Detector
 from detector.predictor import Predictor, read_pixels
 from tests.detector.conftest import TINY
@@ -165,7 +166,7 @@ class TestExplore:
         page = (tmp_path / "index.html").read_text()
         for name in ("class_counts", "boxes_per_image", "sizes", "aspect_ratios", "centres"):
             assert Image.open(tmp_path / f"{name}.png").width > 400
-            assert explore.TITLES[name] in page
+            assert TITLES[name] in page
         found = told["anchors"]
         assert 0.0 <= found["configured"]["all"]["matched"] <= 1.0
         by_class = found["proposed"]["by_class"].values()

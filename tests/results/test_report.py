@@ -99,7 +99,7 @@ def test_an_empty_study_is_reported_too(story: Story) -> None:
 class TestCommand:
     def test_rebuilds_results(self, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main([str(study)])
-        assert "6 trials written" in capsys.readouterr().err
+        assert "6 trials: 1 finished" in capsys.readouterr().err
 
     def test_a_folder_that_is_no_study_is_an_error(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stop:

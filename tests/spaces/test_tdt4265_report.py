@@ -35,7 +35,8 @@ def chain_of(profile: str) -> tuple[DetectorConfig, dict[str, ResolvedStep]]:
     base = resolve(space, profile, STREET if profile == "cpu" else FULL_TURN).base
 
     def no_network(config: DetectorConfig) -> None:
-        raise ConfigError("no network in tests")
+        if config.trunk_weights:
+            raise ConfigError("no network in tests")
 
     steps, _ = resolve_chain(space.profiles[profile].chain, base, {}, no_network)
     return base, {step.name: step for step in steps}
