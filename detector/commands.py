@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,23 @@ def check_device(name: str | None) -> None:
     except (RuntimeError, AssertionError) as error:
         raise CommandError(
             f"--device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu or cuda"
+        ) from None
+
+
+def check_out_folder(path: Path) -> None:
+    """Raises: CommandError where --out names something that is no folder."""
+    if path.exists() and not path.is_dir():
+        raise CommandError(f"--out must be a folder; {path} is a file")
+
+
+def check_extra(extra: str, *modules: str) -> None:
+    """Raises: CommandError, with the command that installs it, where an optional dependency is missing."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        raise CommandError(
+            f'detector.{extra} needs {error.name}; install it with pip install -e ".[{extra}]"'
         ) from None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detector.commands import CommandError, check_device, check_torch_pair, command
+from detector.commands import CommandError, check_device, check_extra, check_out_folder, check_torch_pair, command
 from detector.drawing import draw, sheet
 from detector.model.cells import num_anchors_per_level
 from detector.predict import image_files
@@ -136,14 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
     with command():
         check_torch_pair()
         check_device(options.device)
-        try:
-            import pytorch_grad_cam  # noqa: F401
-        except ImportError as error:
-            raise CommandError(
-                f'detector.explain needs {error.name}; install it with pip install -e ".[explain]"'
-            ) from None
-        if options.out.exists() and not options.out.is_dir():
-            raise CommandError(f"--out must be a folder; {options.out} is a file")
+        check_extra("explain", "pytorch_grad_cam")
+        check_out_folder(options.out)
         if options.top < 1:
             raise CommandError(f"--top must be at least 1, got {options.top}")
         predictor = Predictor(options.checkpoint, options.device)

@@ -8,6 +8,7 @@ sizes and ratios would reach more.
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import sys
 from pathlib import Path
@@ -15,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from detector.commands import CommandError, command
+from detector.commands import check_out_folder, command
 from detector.config import DetectorConfig
 from detector.data.cache import canvas_boxes
 from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
 from detector.data.shift import Shift, box_measures, compare_splits, kept_labels
-from detector.explore_page import page, pictures
+from detector.explore_pictures import TITLES, pictures
 from detector.model.cells import best_overlaps, match_threshold
 
 CLEAR = 0.05  # adjusted chance below which a difference is called one
@@ -117,6 +118,38 @@ def fit_report(options: argparse.Namespace, dataset: DetectionDataset) -> dict[s
     }
 
 
+def page(name: str, told: dict[str, Any], drawn: dict[str, bytes]) -> str:
+    """Everything as one HTML page that opens from disk."""
+    from results.pages import page_of, picture, table
+
+    medians = [
+        {"split": split, **{k: v["q50"] if isinstance(v, dict) else v for k, v in facts.items() if k != "by_class"}}
+        for split, facts in told["splits"].items()
+    ]
+    parts = [f"<h1>{html.escape(name)}</h1>", table(medians), "<p>Sizes and boxes per image: medians.</p>"]
+    parts += [f"<h2>{TITLES[key]}</h2>{picture(TITLES[key], png)}" for key, png in drawn.items()]
+    parts += [
+        "<h2>Do training and validation differ?</h2>",
+        f"<p>{html.escape(told['shift_verdict'])} Chance: how often {html.escape(told['groups'])} dealt at random are as "
+        "far apart; adjusted over all rows (Holm).</p>",
+        table(told["shift"]),
+    ]
+    if "anchors" in told:
+        rows = [
+            {"anchors": which, "of": group, **numbers}
+            for which in ("configured", "proposed")
+            for group, numbers in (
+                ("all boxes", told["anchors"][which]["all"]),
+                *told["anchors"][which]["by_size"].items(),
+                *told["anchors"][which]["by_class"].items(),
+            )
+        ]
+        proposed = told["anchors"]["proposed"]
+        text = f"Proposed: anchor_sizes {proposed['anchor_sizes']}, anchor_ratios {proposed['anchor_ratios']}, scale 1."
+        parts += ["<h2>Which boxes anchors reach</h2>", f"<p>{html.escape(text)}</p>", table(rows)]
+    return page_of(name, parts)
+
+
 def verdict(shifts: list[Shift]) -> str:
     """What the comparison comes to, in a sentence."""
     clear = [shift for shift in shifts if shift.adjusted < CLEAR]
@@ -180,8 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print what was found as one JSON object")
     options = parser.parse_args(arguments)
     with command(SpaceError):
-        if options.out.exists() and not options.out.is_dir():
-            raise CommandError(f"--out must be a folder; {options.out} is a file")
+        check_out_folder(options.out)
         told = explore(options)
     if options.json:
         print(json.dumps(told))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detector.commands import CommandError, check_torch_pair, command
+from detector.commands import CommandError, check_extra, check_torch_pair, command
 from detector.data.augment import normalise_plainly
 from detector.model.postprocess import Candidates
 from detector.predictor import Predictor
@@ -136,13 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with command():
         check_torch_pair()
-        try:
-            import onnx  # noqa: F401
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise CommandError(
-                f'detector.export needs {error.name}; install it with pip install -e ".[export]"'
-            ) from None
+        check_extra("export", "onnx", "onnxscript")
         if options.onnx.is_dir():
             raise CommandError(f"--onnx must be a file to write; {options.onnx} is a folder")
         above = next(part for part in options.onnx.absolute().parents if part.exists())

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from detector.commands import CommandError, check_device, check_torch_pair, command
+from detector.commands import CommandError, check_device, check_out_folder, check_torch_pair, command
 from detector.data.dataset import DataError
 from detector.drawing import draw, sheet
 from detector.predictor import Predictor, read_pixels
@@ -139,8 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
         check_device(options.device)
         if options.checkpoint and not options.images:
             raise CommandError("--images must name the images to draw on; nothing was given")
-        if options.out.exists() and not options.out.is_dir():
-            raise CommandError(f"--out must be a folder; {options.out} is a file")
+        check_out_folder(options.out)
         if options.compare:
             rows = compare_study(options)
         else:

@@ -18,6 +18,8 @@ from typing import Any
 
 from detector.commands import CommandError, check_device, check_torch_pair, command
 from detector.config import DetectorConfig
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource, DetectionDataset
 
 WARMUP, REPEATS = 2, 5
 STREET_CLASSES = 8
@@ -28,12 +30,16 @@ def profile_config(
     config: DetectorConfig, num_classes: int, device: str | None = None, batch_size: int = 0, warmup: int = WARMUP,
     repeats: int = REPEATS, only_parameters: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Size and speed of one config's detector with fresh weights; `batch_size` 0 takes the config's own."""
+    """Size and speed of one config's detector with fresh weights; `batch_size` 0 takes the config's own.
+
+    No weights are read: what they are does not change size or speed.
+    """
     import torch
 
     from detector.model.detector import Detector
     from detector.trainer import default_device, wants_bf16
 
+    config = config.with_values({"trunk_weights": "", "detector_weights": ""})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Detector(config, num_classes)
@@ -151,11 +157,10 @@ def data_images_per_s(
     return images / (time.perf_counter() - start)
 
 
-def configs_of(options: argparse.Namespace) -> list[tuple[dict[str, Any], DetectorConfig]]:
-    """(what identifies the row, config) of --config, or of every step of --space's chain, or of its base.
-
-    Weights are never read: what they are does not change size or speed.
-    """
+def configs_of(
+    options: argparse.Namespace, dataset: DetectionDataset | None
+) -> list[tuple[dict[str, Any], DetectorConfig]]:
+    """(what identifies the row, config) of --config, or of every step of --space's chain, or of its base."""
     from detector.train import read_config
     from spaces.chain import resolve_chain
     from spaces.fitting import DatasetFacts
@@ -163,14 +168,10 @@ def configs_of(options: argparse.Namespace) -> list[tuple[dict[str, Any], Detect
     from spaces.space import resolve
 
     if options.config:
-        config = read_config(options.config).with_values({"trunk_weights": "", "detector_weights": ""})
-        return [({"step": options.config.name, "report_parameters": None}, config)]
+        return [({"step": options.config.name, "report_parameters": None}, read_config(options.config))]
     space = load_space(options.space)
-    if options.data:
-        from detector.data.coco import load_dataset
-        from detector.data.dataset import DataSource
-
-        facts = DatasetFacts(**load_dataset(DataSource.from_folder(options.data)).facts())
+    if dataset:
+        facts = DatasetFacts(**dataset.facts())
     else:  # nothing is read: half a sweep or a whole one, one box of the report's median size
         facts = DatasetFacts(((128, 512 if options.profile == "cpu" else 1024),), ((22.0, 12.7),), (0,), True)
     resolved = resolve(space, options.profile, facts)
@@ -183,7 +184,7 @@ def configs_of(options: argparse.Namespace) -> list[tuple[dict[str, Any], Detect
     return [
         (
             {"step": s.name, "report_parameters": s.reported.parameters, "report_ms": s.reported.ms_per_batch},
-            resolved.base.with_values({**s.values, "trunk_weights": "", "detector_weights": ""}),
+            resolved.base.with_values(s.values),
         )
         for s in steps
     ]
@@ -195,15 +196,11 @@ def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    source = DataSource.from_folder(options.data) if options.data else None
+    dataset = load_dataset(source) if source else None
+    classes = options.classes or (len(dataset.class_names) if dataset else STREET_CLASSES)
     rows = []
-    classes = options.classes or STREET_CLASSES
-    if options.data:
-        from detector.data.coco import load_dataset
-        from detector.data.dataset import DataSource
-
-        source = DataSource.from_folder(options.data)
-        classes = options.classes or len(load_dataset(source).class_names)
-    for about, config in configs_of(options):
+    for about, config in configs_of(options, dataset):
         row = {
             **about,
             **profile_config(
@@ -216,11 +213,11 @@ def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
                 options.parameters,
             ),
         }
-        if options.data and not options.parameters and (config.train_split == "train" or source.extended):
+        if source and not options.parameters and (config.train_split == "train" or source.extended):
             from detector.data.batches import load_training_data
 
             batch = {"batch_size": options.batch_size or config.batch_size}
-            data = load_training_data(options.data, config.image_size_px, train_split=config.train_split)
+            data = load_training_data(source, config.image_size_px, train_split=config.train_split)
             row["data_images_per_s"] = round(data_images_per_s(config.with_values(batch), data, options.device), 1)
         print(f"{row['step']}: {row['trainable_parameters']:,} parameters", file=sys.stderr)
         rows.append(row)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from detector.commands import CommandError, check_device, check_torch_pair, command
+from detector.commands import CommandError, check_device, check_out_folder, check_torch_pair, command
 from detector.config import ConfigError, DetectorConfig
 
 
@@ -49,8 +49,7 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     epochs = config.schedule_epochs if options.epochs is None else options.epochs
     if epochs < 1:
         raise CommandError(f"--epochs must be at least 1, got {epochs}")
-    if options.out.exists() and not options.out.is_dir():
-        raise CommandError(f"--out must be a folder; {options.out} is a file")
+    check_out_folder(options.out)
     check_device(options.device)
     if options.threads is not None and options.threads < 1:
         raise CommandError(f"--threads must be at least 1, got {options.threads}")

@@ -10,27 +10,20 @@ import math
 import statistics
 from typing import Any
 
-from detector.config import DetectorConfig
 from results.records import StudyState, Trial
 from results.tables import Row, show
 
-LEFT_OUT = " is left out: "  # as a plan notes a step that cannot be had
 SCORES = ("AP50", "AP_small", "AP_medium", "AP_large")
 
 
 def ablation_rows(plan: dict[str, Any], state: StudyState) -> list[Row]:
     """A row a step of the plan's chain, in its order; what is not there yet is NaN or None."""
-    base = DetectorConfig.from_dict(plan["space"]["base"])
     speeds = {record["step"]: record for record in state.records if record["event"] == "step_profiled"}
     rows: list[Row] = []
     above: dict[int, Trial] = {}
     for step in plan["steps"]:
-        config = base.with_values(step["values"])
-        trials = {
-            trial.seed: trial
-            for trial in state.trials.values()
-            if trial.config_hash == config.hash() and trial.outcome == "finished"
-        }
+        finished = [t for t in state.trials.values() if t.step == step["name"] and t.outcome == "finished"]
+        trials = {trial.seed: trial for trial in finished}
         speed, reported = speeds.get(step["name"], {}), step["reported"]
         rows.append(
             {
@@ -80,8 +73,7 @@ def caption(plan: dict[str, Any], state: StudyState) -> str:
         if speed
         else ""
     )
-    missing = [note.split(LEFT_OUT)[0] for note in plan["space"]["notes"] if LEFT_OUT in note]
-    clock += f"; left out: {', '.join(missing)}" if missing else ""
+    clock += f"; left out: {', '.join(plan['left_out'])}" if plan.get("left_out") else ""
     return (
         f"{seeds} seed{'s' if seeds != 1 else ''} a step, mAP of the last epoch on {data['val_images']} images of {data['name']} "
         f"({data['fingerprint']}); {length} a training unless a step says otherwise{clock}"

@@ -6,7 +6,6 @@ As a command: `python -m results.report runs/<study>`.
 from __future__ import annotations
 
 import argparse
-import base64
 import html
 import json
 import sys
@@ -18,6 +17,7 @@ import yaml
 
 from results.ablation import ablation_rows, as_latex, caption
 from results.importance import Effect, effects
+from results.pages import page_of, picture, table
 from results.plots import write_curves
 from results.records import JOURNAL_NAME, STATES, JournalError, StudyState, read_journal, read_plan
 from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, load_state, show, summary
@@ -34,6 +34,7 @@ class Results:
     configs: list[Row]  # configs.csv
     effects: list[Effect]
     steps: list[Row]  # ablation.csv; empty for a search
+    caption: str  # of the steps
 
 
 def write_results(folder: Path) -> Results:
@@ -45,20 +46,18 @@ def write_results(folder: Path) -> Results:
     state = load_state(plan, read_journal(folder / JOURNAL_NAME))
     out = folder / "results"
     out.mkdir(exist_ok=True)
-    is_search = "steps" not in plan
+    ablated = "steps" in plan
     found = Results(
-        summary(plan, state), leaderboard(state), configurations(state), effects(state) if is_search else [],
-        [] if is_search else ablation_rows(plan, state),
+        summary(plan, state), leaderboard(state), configurations(state), [] if ablated else effects(state),
+        ablation_rows(plan, state) if ablated else [], caption(plan, state) if ablated else "",
     )  # fmt: skip
-    tables = {"leaderboard": found.trials, "configs": found.configs, "ablation": found.steps}
-    for name, rows in tables.items():
-        if rows:
-            (out / f"{name}.csv").write_text(as_csv(rows))
-            (out / f"{name}.md").write_text(as_markdown(rows))
+    for name, rows in (("leaderboard", found.trials), ("configs", found.configs)):
+        (out / f"{name}.csv").write_text(as_csv(rows))
+        (out / f"{name}.md").write_text(as_markdown(rows))
     if found.steps:
-        about = caption(plan, state)
-        (out / "ablation.md").write_text(f"{as_markdown(found.steps)}\n{about}\n")
-        (out / "ablation.tex").write_text(as_latex(found.steps, about))
+        (out / "ablation.csv").write_text(as_csv(found.steps))
+        (out / "ablation.md").write_text(f"{as_markdown(found.steps)}\n{found.caption}\n")
+        (out / "ablation.tex").write_text(as_latex(found.steps, found.caption))
     (out / "summary.json").write_text(json.dumps(found.summary, indent=1) + "\n")
     curves = write_curves(state, f"{plan['name']}: {state.metric} on {plan['dataset']['name']}", out / "curves.png")
     (out / "report.html").write_text(page(plan, state, found, curves))
@@ -119,53 +118,24 @@ def page(plan: dict[str, Any], state: StudyState, found: Results, curves: bytes)
         for t in state.trials.values()
         if t.reason
     ]
-    picture = base64.b64encode(curves).decode()
     parts = [
         f"<h1>{html.escape(plan['name'])}</h1>",
         "" if found.steps else f"<p class=headline>{html.escape(headline(told))}</p>",
         "<table class=facts>"
         + "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
         + "</table>",
-        f'<h2>Learning curves</h2><img alt="score by epoch of every trial" src="data:image/png;base64,{picture}">',
-        *([f"<h2>Steps</h2><p>{html.escape(caption(plan, state))}</p>{_table(found.steps)}"] if found.steps else []),
-        f"<h2>Configurations</h2>{_table(found.configs)}",
-        f"<h2>Trials</h2>{_table(found.trials)}",
+        f"<h2>Learning curves</h2>{picture('score by epoch of every trial', curves)}",
+        *([f"<h2>Steps</h2><p>{html.escape(found.caption)}</p>{table(found.steps)}"] if found.steps else []),
+        f"<h2>Configurations</h2>{table(found.configs)}",
+        f"<h2>Trials</h2>{table(found.trials)}",
     ]
     if not found.steps:
         parts += [
             "<h2>What varied and went with the score at the first rung</h2>"
-            "<p>One study, few trials: an association, not yet a cause.</p>" + _table(mattered),
-            f"<h2>Why trials were not continued</h2>{_table(pruned)}",
+            "<p>One study, few trials: an association, not yet a cause.</p>" + table(mattered),
+            f"<h2>Why trials were not continued</h2>{table(pruned)}",
         ]
-    return _PAGE.format(title=html.escape(plan["name"]), body="\n".join(parts))
-
-
-def _table(rows: list[Row]) -> str:
-    if not rows:
-        return "<p>none</p>"
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(show(row.get(name)))}</td>" for name in names) + "</tr>" for row in rows
-    )
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }}
-.headline {{ font-size: 1.25rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: left; white-space: nowrap; }}
-.facts td {{ white-space: normal; }}
-.scroll {{ overflow-x: auto; }}
-img {{ max-width: 100%; height: auto; background: white; }}
-</style></head><body>
-{body}
-</body></html>
-"""
+    return page_of(plan["name"], parts)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-import subprocess
-import sys
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.data.dataset import DataSource
-from results.ablation import caption
 from results.importance import Effect
 from results.records import StudyState, Trial
 from results.report import Results, counts, headline
@@ -24,6 +20,7 @@ from search.options import DEFAULT_RUNS_DIR
 from search.plan import Study
 from search.progress import describe_values
 from search.rungs import Rung, Scheduler
+from search.worker import WorkerError, run_job
 
 SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
 CHANCE_SHOWN = 0.1  # effects that a shuffle reaches more often than this are not called effects
@@ -76,13 +73,11 @@ def score_on_test(study: Study, engine: Engine, say: Any) -> None:
                 "official_eval": study.plan["official_eval"],
                 "device": study.resources.torch_device,
             }
-            run = subprocess.run(
-                [sys.executable, "-m", "search.heldout", json.dumps(job)], capture_output=True, text=True, check=False
-            )
-            if run.returncode:
-                say(f"--test: scoring {which} (trial {trial.id}) failed: {run.stderr.strip().splitlines()[-1:]}")
+            try:
+                scored[trial.id] = run_job("search.heldout", job)
+            except WorkerError as error:
+                say(f"--test: scoring {which} (trial {trial.id}) failed: {error}")
                 continue
-            scored[trial.id] = json.loads(run.stdout)
         metrics = scored[trial.id]
         engine.record("test_scored", trial=trial.id, which=which, metrics=metrics)
         say(f"    test  {which} (trial {trial.number}): mAP {metrics['mAP']:.3f}, AP50 {metrics['AP50']:.3f}")
@@ -112,7 +107,7 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
     told = found.summary
     if found.steps:
         console.print(ablation(found.steps))
-        _say(console, caption(study.plan, state))
+        _say(console, found.caption)
     else:
         console.print(ranking(state, found.configs))
         _say(console, headline(told))

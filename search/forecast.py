@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.rungs import Rung, Scheduler
+from search.worker import answer
 
 SECONDS_PER_LEG = 0.6  # between two legs on a slot: Tune's turn-around, model built, checkpoint read
 SECONDS_TO_START = 14.0  # Ray up, torch imported by every worker
@@ -150,6 +151,4 @@ def _epoch_seconds(trainer: Any) -> float:
 
 
 if __name__ == "__main__":
-    import json
-
-    print(json.dumps(_probe(json.loads(sys.argv[1]))))
+    answer(_probe)

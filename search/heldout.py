@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from search.leg import BEST
+from search.worker import answer
 
 
 def score(job: dict[str, Any]) -> dict[str, float]:
@@ -31,4 +30,4 @@ def score(job: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(score(json.loads(sys.argv[1]))))
+    answer(score)

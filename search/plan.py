@@ -27,7 +27,7 @@ from search.provenance import command_line, commit, versions
 from search.resources import Resources, count_gpus, plan_resources
 from search.rungs import rung_levels
 from search.sampler import grid_size
-from spaces.chain import ResolvedStep, resolve_chain
+from spaces.chain import WEIGHT_FILES, ResolvedStep, absolute_weights, resolve_chain
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space, space_names
 from spaces.space import Profile, ResolvedSpace, resolve, train_split_of
@@ -158,10 +158,7 @@ def _settle_ablation(options: Options, given: _Given) -> dict[str, Any]:
     def can_be_built(config: DetectorConfig) -> None:
         if config.train_split == "extended" and given.source.extended is None:
             raise ConfigError("there are no more training images; name them with --extended-annotations FILE")
-        if config.trunk_weights or config.detector_weights:
-            from detector.model.detector import Detector
-
-            Detector(config, num_classes)
+        check_weights(config, num_classes)
 
     steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
     for step in steps:
@@ -173,6 +170,7 @@ def _settle_ablation(options: Options, given: _Given) -> dict[str, Any]:
         "metric": "mAP", "seed": options.seed or 0, "sampler": "chain", "scheduler": "none", "levels": [epochs],
         "eta": 2, "grace": epochs, "epochs": epochs, "trials": len(steps) * (options.seeds or DEFAULT_SEEDS),
         "steps": [step.to_dict() for step in steps],
+        "left_out": [step.name for step in chain if step.name not in {kept.name for kept in steps}],
     }  # fmt: skip
 
 
@@ -187,15 +185,17 @@ def checked_base(base: DetectorConfig, dataset: DetectionDataset) -> DetectorCon
     Raises: ConfigError for weights that cannot be had or do not fit, or a roll of images that are no full turn.
     """
     check_roll(base, dataset)
-    names = [name for name in ("trunk_weights", "detector_weights") if getattr(base, name)]
-    if not names:
-        return base
-    files = {name: getattr(base, name) for name in names if getattr(base, name) != "imagenet"}
-    base = base.with_values({name: str(Path(path).resolve()) for name, path in files.items()})
-    from detector.model.detector import Detector
-
-    Detector(base, len(dataset.class_names))
+    base = base.with_values({name: absolute_weights(name, getattr(base, name)) for name in WEIGHT_FILES})
+    check_weights(base, len(dataset.class_names))
     return base
+
+
+def check_weights(config: DetectorConfig, num_classes: int) -> None:
+    """Raises: ConfigError for weights that cannot be had or do not fit: only building the detector can tell."""
+    if any(getattr(config, name) for name in WEIGHT_FILES):
+        from detector.model.detector import Detector
+
+        Detector(config, num_classes)
 
 
 def grid_trials(space: ResolvedSpace) -> int:

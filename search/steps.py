@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 from search.engine import Engine
 from search.plan import Study
+from search.worker import WorkerError, answer, run_job
 
 
 def profile_steps(study: Study, engine: Engine, say: Any) -> None:
@@ -23,13 +21,12 @@ def profile_steps(study: Study, engine: Engine, say: Any) -> None:
         "num_classes": len(study.plan["dataset"]["classes"]),
         "device": study.resources.torch_device,
     }
-    run = subprocess.run(
-        [sys.executable, "-m", "search.steps", json.dumps(job)], capture_output=True, text=True, check=False
-    )
-    if run.returncode:
-        say(f"the steps' speed could not be measured: {run.stderr.strip().splitlines()[-1:]}")
+    try:
+        rows = run_job("search.steps", job)
+    except WorkerError as error:
+        say(f"the steps' speed could not be measured: {error}")
         return
-    for step, row in zip(missing, json.loads(run.stdout), strict=True):
+    for step, row in zip(missing, rows, strict=True):
         engine.record("step_profiled", step=step.name, **row)
 
 
@@ -38,10 +35,9 @@ def _measure(job: dict[str, Any]) -> list[dict[str, Any]]:
     from detector.profile import profile_config
 
     return [
-        profile_config(DetectorConfig.from_dict({**values, "trunk_weights": ""}), job["num_classes"], job["device"])
-        for values in job["configs"]
+        profile_config(DetectorConfig.from_dict(values), job["num_classes"], job["device"]) for values in job["configs"]
     ]
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(json.loads(sys.argv[1]))))
+    answer(_measure)

@@ -95,7 +95,7 @@ def resolve_chain(
             raise SpaceError(
                 f"--set {taken[0]}: the step {step.name} changes that field; fix another, or search --from it"
             )
-        changes = {name: _absolute(name, value) for name, value in step.changes.items()}
+        changes = {name: absolute_weights(name, value) for name, value in step.changes.items()}
         tried = {**values, **changes}
         try:
             config = base.with_values(tried)
@@ -116,6 +116,6 @@ def resolve_chain(
     return steps, notes
 
 
-def _absolute(name: str, value: Any) -> Any:
+def absolute_weights(name: str, value: Any) -> Any:
     """A weight file by its absolute path: a worker runs elsewhere."""
     return str(Path(value).resolve()) if name in WEIGHT_FILES and value not in ("", "imagenet") else value

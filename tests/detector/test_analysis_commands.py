@@ -17,7 +17,7 @@ from detector import explain, explore, export, predict, profile, train
 from detector.config import DetectorConfig
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource
-from detector.explore_page import TITLES
+from detector.explore_pictures import TITLES
 from detector.model.detector import Detector
 from detector.predictor import Predictor, read_pixels
 from tests.detector.conftest import TINY

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.search.builders import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +16,17 @@ def no_fsync() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("search.journal.os.fsync", lambda file: None)
         yield
+
+
+@pytest.fixture
+def two_cores_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of two cores without a GPU, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("search.plan.count_gpus", lambda: (0, ""))
+    monkeypatch.setattr("search.resources.os.sched_getaffinity", lambda pid: {0, 1})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A small COCO-format folder."""
+    return write_dataset(tmp_path / "data")

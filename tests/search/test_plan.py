@@ -17,19 +17,9 @@ from search.resume import resume_plan
 from search.sampler import grid_size
 from spaces.distributions import SpaceError
 from spaces.space import ResolvedSpace
-from tests.search.builders import planned, say, write_dataset
+from tests.search.builders import planned, say
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("search.plan.count_gpus", lambda: (0, ""))
-    monkeypatch.setattr("search.resources.os.sched_getaffinity", lambda pid: {0, 1})
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "data")
+pytestmark = pytest.mark.usefixtures("two_cores_of_its_own")
 
 
 class TestMakePlan:

@@ -13,19 +13,9 @@ from search.journal import Journal
 from search.options import Options, StudyError
 from search.plan import Study, write_plan
 from search.resume import resume_plan
-from tests.search.builders import planned, say, write_dataset
+from tests.search.builders import planned, say
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("search.plan.count_gpus", lambda: (0, ""))
-    monkeypatch.setattr("search.resources.os.sched_getaffinity", lambda pid: {0, 1})
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "data")
+pytestmark = pytest.mark.usefixtures("two_cores_of_its_own")
 
 
 class TestResume:
@@ -52,9 +42,10 @@ class TestResume:
         assert (study.plan["trials"], study.plan["max_hours"]) == (30, 2.0)
 
     def test_what_repeats_the_plan_is_no_change(self) -> None:
-        self.resumed(
+        study = self.resumed(
             seed=3, metric="mAP", epochs=9, sampler="tpe", scheduler="asha", data=str(self.data), profile="cpu"
         )
+        assert study.plan == self.plan
 
     @pytest.mark.parametrize(
         "change",

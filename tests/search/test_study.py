@@ -352,7 +352,7 @@ def test_sigterm_ends_with_130_the_table_so_far_and_the_resume_command(
 @pytest.fixture(scope="module")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A COCO-format folder of four images: enough for a plan to be made and refused."""
-    from tests.search.test_plan import write_dataset
+    from tests.search.builders import write_dataset
 
     return write_dataset(tmp_path_factory.mktemp("data"))
 
