@@ -41,7 +41,7 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class EpochResult:
-    """What one epoch left behind; scores in 0..1, seconds of wall time."""
+    """What one epoch left behind; scores in 0..1, seconds of wall time unless named otherwise."""
 
     epoch: int  # from 1
     train_loss: float  # means over the epoch's steps
@@ -53,6 +53,7 @@ class EpochResult:
     lr: float  # of the last step
     train_seconds: float
     eval_seconds: float
+    cpu_seconds: float = 0.0  # of this process, all threads: what a busy machine does not stretch
 
     @property
     def seconds(self) -> float:
@@ -119,7 +120,7 @@ class Trainer:
 
         Raises: DivergedError where the loss is no longer a number; the trainer must not be used after that.
         """
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         classification, box = self._train_epoch(self.epoch + 1)
         trained = time.perf_counter()
         metrics, self.detections = self.evaluate()
@@ -134,6 +135,7 @@ class Trainer:
             lr=self.optimizer.param_groups[0]["lr"],
             train_seconds=trained - start,
             eval_seconds=time.perf_counter() - trained,
+            cpu_seconds=time.process_time() - busy,
         )
         self.history.append(result)
         return result
