@@ -84,10 +84,10 @@ def compare_study(options: argparse.Namespace) -> list[dict[str, Any]]:
     """`compare` over a study's steps, on --images or on the validation images that its pictures show."""
     from detector.data.coco import read_split
     from results.records import JOURNAL_NAME, read_journal, read_plan
-    from results.tables import load_state
+    from results.state import StudyState
 
     plan = read_plan(options.compare)
-    state = load_state(plan, read_journal(options.compare / JOURNAL_NAME))
+    state = StudyState.of_plan(plan, read_journal(options.compare / JOURNAL_NAME))
     first: dict[str, Path] = {}
     if "steps" in plan:
         for step in plan["steps"]:

@@ -10,7 +10,7 @@ import math
 import statistics
 from typing import Any
 
-from results.records import StudyState, Trial
+from results.state import StudyState, Trial
 from results.tables import Row, show
 
 SCORES = ("AP50", "AP_small", "AP_medium", "AP_large")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from results.records import StudyState
+from results.state import StudyState
 from results.tables import varied_fields
 
 SHUFFLES = 999

@@ -6,7 +6,7 @@ import io
 import math
 from pathlib import Path
 
-from results.records import StudyState
+from results.state import StudyState
 
 # Okabe and Ito's colour-blind-safe colours, one per rung reached.
 RUNG_COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7")

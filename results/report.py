@@ -19,8 +19,9 @@ from results.ablation import ablation_rows, as_latex, caption
 from results.importance import Effect, effects
 from results.pages import page_of, picture, table
 from results.plots import write_curves
-from results.records import JOURNAL_NAME, STATES, JournalError, StudyState, read_journal, read_plan
-from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, load_state, show, summary
+from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
+from results.state import STATES, StudyState
+from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, show, summary
 
 ALWAYS_COUNTED = ("finished", "pruned", "failed")
 
@@ -43,7 +44,7 @@ def write_results(folder: Path) -> Results:
     Raises: JournalError where the folder is no study.
     """
     plan = read_plan(folder)
-    state = load_state(plan, read_journal(folder / JOURNAL_NAME))
+    state = StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME))
     out = folder / "results"
     out.mkdir(exist_ok=True)
     ablated = "steps" in plan

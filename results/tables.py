@@ -7,17 +7,12 @@ import io
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from results.records import STATES, StudyState, Trial
+from results.state import STATES, StudyState, Trial
 
 Row = dict[str, Any]
-
-
-def load_state(plan: dict[str, Any], records: Iterable[dict[str, Any]]) -> StudyState:
-    """The study's state from its plan and journal."""
-    return StudyState.replay(records, plan["metric"], plan["levels"])
 
 
 def differences(state: StudyState, trial: Trial) -> dict[str, Any]:
@@ -34,7 +29,7 @@ def varied_fields(state: StudyState) -> list[str]:
 
 def ranking_key(trial: Trial, metric: str) -> tuple[float, float, int]:
     """Sorts best first: highest rung, then highest score, then first created."""
-    score = trial.best_score(metric)
+    score = trial.ranked_score(metric)
     return (-trial.rung, math.inf if math.isnan(score) else -score, trial.number)
 
 
@@ -43,7 +38,7 @@ def leaderboard(state: StudyState) -> list[Row]:
     fields = varied_fields(state)
     rows = []
     for trial in sorted(state.trials.values(), key=lambda t: ranking_key(t, state.metric)):
-        best = trial.best_epoch(state.metric)
+        best = trial.ranked_epoch(state.metric)
         scores = trial.epochs[best]["metrics"] if best else {}
         row: Row = {
             "trial": trial.id, "number": trial.number, "config": trial.config_hash, "role": trial.role,
@@ -56,7 +51,7 @@ def leaderboard(state: StudyState) -> list[Row]:
         for name in ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"):
             row[name] = scores.get(name, math.nan)
         if state.metric not in row:
-            row[state.metric] = trial.best_score(state.metric)
+            row[state.metric] = trial.ranked_score(state.metric)
         row["seconds"] = trial.seconds
         rows.append({**row, **{name: trial.config.get(name) for name in fields}})
     return rows
@@ -76,8 +71,8 @@ def configurations(state: StudyState) -> list[Row]:
     rows = []
     for config_hash, trials in groups.items():
         final = [t for t in trials if t.role == "final"]
-        scored = [s for t in (final or trials) if not math.isnan(s := t.best_score(state.metric))]
-        found = [s for t in trials if t.role == "search" and not math.isnan(s := t.best_score(state.metric))]
+        scored = [s for t in (final or trials) if not math.isnan(s := t.ranked_score(state.metric))]
+        found = [s for t in trials if t.role == "search" and not math.isnan(s := t.ranked_score(state.metric))]
         mean = statistics.fmean(scored) if scored else math.nan
         best_rung = max(t.rung for t in trials)
         row: Row = {
@@ -90,7 +85,7 @@ def configurations(state: StudyState) -> list[Row]:
             "optimism": found[0] - mean if final and found and scored else math.nan,
         }
         if state.metric != "mAP":  # the table ranks by the study's metric and tells mAP all the same
-            maps = [t.score("mAP", epoch) for t in (final or trials) if (epoch := t.best_epoch(state.metric))]
+            maps = [t.score("mAP", epoch) for t in (final or trials) if (epoch := t.ranked_epoch(state.metric))]
             row["mAP_mean"] = statistics.fmean(maps) if maps else math.nan
             row["mAP_sd"] = statistics.stdev(maps) if len(maps) > 1 else math.nan
         rows.append({**row, **{name: trials[0].config.get(name) for name in fields}})
@@ -139,7 +134,7 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
     searched = [trial for trial in state.trials.values() if trial.role == "search"]
     ablated = [trial for trial in state.trials.values() if trial.role == "ablation"]
     best = state.best_trial("search")
-    epoch = best.best_epoch(state.metric) if best else None
+    epoch = best.ranked_epoch(state.metric) if best else None
     share = train_share(state.records)
     tests = {r["which"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
     return {
@@ -154,7 +149,7 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
             "number": best.number,
             "config": best.config_hash,
             "epoch": epoch,
-            state.metric: best.best_score(state.metric),
+            state.metric: best.ranked_score(state.metric),
             "mAP": best.epochs[epoch]["metrics"]["mAP"],
             "AP50": best.epochs[epoch]["metrics"]["AP50"],
         },
@@ -177,7 +172,7 @@ def _states(state: StudyState, trials: list[Trial]) -> Row:
 
 def _base_scores(searched: list[Trial], metric: str) -> Row | None:
     base = next((trial for trial in searched if trial.number == 1), None)
-    epoch = base.best_epoch(metric) if base else None
+    epoch = base.ranked_epoch(metric) if base else None
     if base is None or epoch is None:
         return None
     scores = base.epochs[epoch]["metrics"]

@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from results.records import StudyState, Trial
+from results.state import StudyState, Trial
 from results.tables import varied_fields
 
 END_SUFFIX = ".end"  # of the event files that are written anew at every end of a study
@@ -76,7 +76,7 @@ class StudyEvents:
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
         fields = varied_fields(state)
-        scored = [trial for trial in state.trials.values() if trial.best_epoch(state.metric)]
+        scored = [trial for trial in state.trials.values() if trial.ranked_epoch(state.metric)]
         metrics = tuple(dict.fromkeys(("mAP", "AP50", state.metric)))
         if not scored:
             return
@@ -88,7 +88,7 @@ class StudyEvents:
         )
         self._add("", _plugin_summary(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment)), 0, time)
         for trial in scored:
-            epoch = trial.best_epoch(state.metric)
+            epoch = trial.ranked_epoch(state.metric)
             assert epoch is not None
             values: dict[str, Any] = {name: _hparam(trial.config[name]) for name in fields if name in trial.config}
             values |= {
@@ -148,7 +148,7 @@ def write_end_of_study(folder: Path, plan: dict[str, Any], state: StudyState) ->
         old.unlink()
     events = StudyEvents(folder, END_SUFFIX)
     for trial in state.trials.values():
-        epoch = trial.best_epoch(state.metric)
+        epoch = trial.ranked_epoch(state.metric)
         if epoch is not None:
             events.add_images(plan, trial, epoch, time)
     events.add_hparams(state, time)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from results.ablation import changed
-from results.records import StudyState
+from results.state import StudyState
 from search.forecast import (
     PROBED_CONFIGS,
     SECONDS_TO_REPORT,

@@ -12,14 +12,14 @@ from rich.table import Table
 
 from detector.data.dataset import DataSource
 from results.importance import Effect
-from results.records import StudyState, Trial
 from results.report import Results, counts, headline
+from results.state import StudyState, Trial
 from results.tables import Row, differences, ranking_key, show
 from search.engine import Engine
 from search.options import DEFAULT_RUNS_DIR
 from search.plan import Study
 from search.progress import describe_values
-from search.rungs import Rung, Scheduler
+from search.rungs import Scheduler
 from search.worker import WorkerError, run_job
 
 SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
@@ -28,13 +28,9 @@ CHANCE_SHOWN = 0.1  # effects that a shuffle reaches more often than this are no
 
 def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
     """Journals why each paused trial was not promoted, and the study's end; returns the reason."""
-    rungs = [
-        Rung(dict(scores), promoted)
-        for scores, promoted in zip(engine.state.arrivals, engine.state.promoted, strict=True)
-    ]
     for trial in list(engine.state.trials.values()):
         if not trial.outcome and trial.leg_target is None and trial.rung >= 0:
-            reason = scheduler.explain(rungs, trial.id, trial.rung)
+            reason = scheduler.explain(engine.rungs, trial.id, trial.rung)
             if reason != trial.reason:
                 engine.record("trial_pruned", trial=trial.id, reason=reason)
     reason = (

@@ -1,7 +1,7 @@
-"""What happens next: retry, promote or propose, decided from the replayed journal alone.
+"""What happens next: try again, promote or propose, decided from the replayed journal alone.
 
-The engine owns the journal. Whoever runs legs (Ray Tune here, a simulation in tests) asks `next_leg` when a slot is
-free and hands back epochs and outcomes; every decision is on disk before it is returned.
+The engine owns the journal. Whoever runs legs (Ray Tune in placement.py, simulated workers in simulation.py) asks
+`next_leg` when a slot is free and hands back epochs and outcomes; every decision is on disk before it is returned.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from detector.config import ConfigError, DetectorConfig
-from results.records import StudyState, Trial
-from search.journal import Journal
+from results.state import ON_RUNGS, StudyState, Trial
+from search.afterwards import DEFAULT_TOP, missing_audit, missing_final
+from search.failures import remedy_for
+from search.known import KnownElsewhere
 from search.rungs import Rung, Scheduler
 from spaces.chain import ResolvedStep
 from spaces.space import ResolvedSpace
 
-MAX_LOSSES = 3  # legs of one trial lost with their worker before it is called infeasible
 MAX_BARREN_PROPOSALS = 50  # known or impossible proposals in a row before the space counts as exhausted
+
+
+class JournalLike(Protocol):
+    """Where decisions are written before they are acted on."""
+
+    def append(self, event: str, **values: Any) -> dict[str, Any]:
+        """Writes one record and returns it."""
 
 
 class Sampler(Protocol):
@@ -40,6 +48,12 @@ class Leg:
     config: dict[str, Any]  # every field
     seed: int
     to_epoch: int
+    start_from: str = (
+        ""  # a trial's folder, in this study's or whole: its checkpoint is begun with where this trial has none
+    )
+    alone: bool = False  # nothing else may run on its device
+    micro_batch: int | None = None
+    probe: bool = False  # measures an epoch's seconds and trains nothing
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,9 @@ class Limits:
     trials: int
     max_seconds: float = math.inf
     max_failures: int = 1  # a leg that ends in an error of the code is run again this often
+    seeds_final: int = 0  # fresh seeds for each of the `top` best
+    top: int = DEFAULT_TOP
+    audit: int = 0  # pruned trials to train to the end
 
 
 class Engine:
@@ -57,7 +74,7 @@ class Engine:
     def __init__(
         self,
         state: StudyState,
-        journal: Journal,
+        journal: JournalLike,
         space: ResolvedSpace,
         sampler: Sampler | None,
         scheduler: Scheduler,
@@ -66,95 +83,165 @@ class Engine:
         seed: int,
         clock: Callable[[], float] = time.monotonic,
         check: Callable[[DetectorConfig], None] = lambda config: None,
+        warm_starts: Sequence[dict[str, Any]] = (),
+        elsewhere: KnownElsewhere | None = None,
+        seconds_levels: Sequence[float] = (),
     ) -> None:
         self.state, self.journal, self.space = state, journal, space
         self.sampler, self.scheduler, self.limits = sampler, scheduler, limits
         self.fingerprint, self.seed = fingerprint, seed
         self.clock, self.started = clock, clock()
         self.check = check  # raises ConfigError for a config that this dataset cannot train
+        self.warm_starts = warm_starts  # values to try right after the base
+        self.elsewhere = elsewhere or KnownElsewhere()
+        self.seconds_levels = seconds_levels  # the rungs where the budget is in seconds
         self.running: dict[str, Leg] = {}  # by trial
         self.exhausted = False
         self.disk_full = False
+        self.asked_to_stop = False
+        # Indexes of the state, so that a decision costs the same after ten thousand trials as after ten.
+        self.rungs: list[Rung] = []
+        self.owed: dict[str, None] = {}  # trials whose leg was decided on and is not under way
+        self.by_config: dict[str, str] = {}  # the search's trials by hash of their config
+        self.counted = 0  # trials of the search that count against --trials
+        self._index_rungs()
+        for trial in state.trials.values():
+            self._index_trial(trial)
+            self._index_leg(trial)
 
     def record(self, event: str, **values: Any) -> None:
-        """Journals an event, then takes it into the state."""
+        """Journals an event, then takes it into the state and its indexes."""
         self.state.apply(self.journal.append(event, **values))
+        if event == "levels_extended":
+            self._index_rungs()
+        trial = self.state.trials.get(values.get("trial", ""))
+        if trial is None:
+            return
+        if event == "trial_created":
+            self._index_trial(trial)
+        elif event == "promoted":
+            self.rungs[values["rung"]].promote(trial.id)
+        elif event == "leg_ended" and values["outcome"] == "reached" and trial.role in ON_RUNGS:
+            self.rungs[trial.rung].arrive(trial.id, self.state.arrivals[trial.rung][trial.id])
+            if trial.id in self.state.promoted[trial.rung]:
+                self.rungs[trial.rung].promote(trial.id)
+        self._index_leg(trial)
+
+    def _index_rungs(self) -> None:
+        both = zip(self.state.arrivals, self.state.promoted, strict=True)
+        self.rungs = [Rung(scores, promoted) for scores, promoted in both]
+
+    def _index_trial(self, trial: Trial) -> None:
+        if trial.role == "search":
+            self.by_config[trial.config_hash] = trial.id
+            self.counted += not (trial.reused or trial.of)
+
+    def _index_leg(self, trial: Trial) -> None:
+        if trial.leg_target is not None and trial.id not in self.running:
+            self.owed[trial.id] = None
+        else:
+            self.owed.pop(trial.id, None)
 
     @property
     def out_of_time(self) -> bool:
         return self.clock() - self.started > self.limits.max_seconds
 
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing new may start, and legs end at their next epoch."""
+        return self.out_of_time or self.disk_full or self.asked_to_stop
+
     def next_leg(self, **resources: Any) -> Leg | None:
         """The next thing to train on a free slot, or None while there is nothing (more) to start."""
-        if self.out_of_time or self.disk_full:
-            return None
-        trial = self._interrupted() or self._promotion() or self._new_trial()
-        if trial is None:
-            return None
-        target = trial.leg_target
-        assert target is not None, trial
+        while not self.stopping and not any(leg.alone for leg in self.running.values()):
+            trial = self._owed() or self._promotion() or self._new_trial() or self._afterwards()
+            if trial is None:
+                return None
+            remedy = remedy_for(trial, self.limits.max_failures)
+            if remedy.alone and self.running:
+                return None  # it waits for the device to be empty; what is owed comes first, so it will be
+            if not self._answered(trial):
+                return self._start(trial, remedy.alone, remedy.micro_batch, resources)
+        return None
+
+    def _start(self, trial: Trial, alone: bool, micro_batch: int | None, resources: dict[str, Any]) -> Leg:
+        assert trial.leg_target is not None, trial
+        probe = bool(self.seconds_levels) and trial.seconds_per_epoch is None
+        config = self.space.base.with_values(trial.config)
+        if trial.seconds_per_epoch is not None:
+            config = config.with_values({"schedule_epochs": trial.levels[-1]})
+        leg = Leg(
+            trial.id, trial.legs + 1, config.to_dict(), trial.seed, trial.leg_target, self._start_from(trial),
+            alone, micro_batch, probe,
+        )  # fmt: skip
+        special: dict[str, Any] = {
+            name: getattr(leg, name) for name in ("alone", "micro_batch", "probe", "start_from") if getattr(leg, name)
+        }
         self.record(
-            "leg_started", trial=trial.id, leg=trial.legs + 1, from_epoch=trial.last_epoch, to_epoch=target, **resources
-        )
-        config = self.space.base.with_values(trial.varied)
-        leg = Leg(trial.id, trial.legs, config.to_dict(), trial.seed, target)
+            "leg_started", trial=trial.id, leg=leg.number, from_epoch=trial.last_epoch, to_epoch=leg.to_epoch,
+            **special, **resources,
+        )  # fmt: skip
         self.running[trial.id] = leg
+        self._index_leg(trial)
         return leg
 
-    def _interrupted(self) -> Trial | None:
-        """A trial whose leg was decided on and never ended, first created first."""
-        for trial in self.state.trials.values():
-            if trial.leg_target is not None and trial.id not in self.running:
-                self._judge(trial)
-                if trial.leg_target is not None:
-                    return trial
+    def _start_from(self, trial: Trial) -> str:
+        if trial.reused:
+            return trial.reused
+        return f"trials/{trial.of}" if trial.role == "audit" else ""
+
+    def _owed(self) -> Trial | None:
+        """A trial whose leg was decided on and is not under way, first created first."""
+        for identity in sorted(self.owed, key=lambda owed: self.state.trials[owed].number):
+            trial = self.state.trials[identity]
+            self._judge(trial)
+            if trial.leg_target is not None:
+                return trial
         return None
 
     def _judge(self, trial: Trial) -> None:
-        """Gives up a trial that was lost or failed too often."""
-        if trial.losses >= MAX_LOSSES:
-            reason = f"its worker died {trial.losses} times"
-            self.record("leg_ended", trial=trial.id, outcome="infeasible", reason=reason)
-        elif trial.retries > self.limits.max_failures:
-            self.record("leg_ended", trial=trial.id, outcome="failed", reason=trial.reason)
+        """Gives up a trial that failed too often."""
+        remedy = remedy_for(trial, self.limits.max_failures)
+        if remedy.outcome and trial.leg_target is not None:
+            self.record("leg_ended", trial=trial.id, outcome=remedy.outcome, reason=remedy.reason)
 
     def _promotion(self) -> Trial | None:
-        arrivals, promoted = self.state.arrivals, self.state.promoted
-        rungs = [Rung(scores, gone) for scores, gone in zip(arrivals, promoted, strict=True)]
-        promotion = self.scheduler.next_promotion(rungs)
+        promotion = self.scheduler.next_promotion(self.rungs)
         if promotion is None:
             return None
-        trial, rung = promotion
-        self.record("promoted", trial=trial, rung=rung, to_epoch=self.scheduler.levels[rung + 1])
-        return self.state.trials[trial]
+        trial, rung = self.state.trials[promotion[0]], promotion[1]
+        self.record("promoted", trial=trial.id, rung=rung, to_epoch=trial.levels[rung + 1])
+        return trial
 
     def _new_trial(self) -> Trial | None:
-        """The next configuration that is neither known nor impossible; trial 1 is the base."""
-        searched = [t for t in self.state.trials.values() if t.role == "search"]
-        if len(searched) >= self.limits.trials or self.exhausted:
+        """The next configuration that is neither known nor impossible; trial 1 is the base, warm starts follow it."""
+        if self.counted >= self.limits.trials or self.exhausted:
             return None
         assert self.sampler is not None
-        if not searched:
+        if not self.by_config:
             return self._create({}, None, self.seed)
+        for values in self.warm_starts:
+            if self.space.config(values).hash() not in self.by_config:
+                return self._create(values, None, self.seed)
         for _ in range(MAX_BARREN_PROPOSALS):
             number = self.state.proposals + 1
-            values = self.sampler.propose(number, self.state)
-            if values is None:
+            values_or_none = self.sampler.propose(number, self.state)
+            if values_or_none is None:
                 break
-            self.record("proposal", number=number, values=values)
+            self.record("proposal", number=number, values=values_or_none)
             try:
-                config = self.space.config(values)
+                config = self.space.config(values_or_none)
                 self.check(config)
             except ConfigError as error:
                 self.record("proposal_refused", number=number, reason=str(error))
                 continue
-            known = next((t for t in searched if t.config_hash == config.hash()), None)
+            known = self.by_config.get(config.hash())
             if known is not None:
-                self.record("proposal_known", number=number, known_as=known.id)
+                self.record("proposal_known", number=number, known_as=known)
                 continue
-            return self._create(values, number, self.seed)
+            return self._create(values_or_none, number, self.seed)
         self.exhausted = True
-        self.record("space_exhausted", after=len(searched))
+        self.record("space_exhausted", after=len(self.by_config))
         return None
 
     def _create(
@@ -163,23 +250,69 @@ class Engine:
         config = self.space.config(values)
         active = config.active_dict()
         varied = {name: active[name] for name in values if name in active}
-        identity = trial_id(config, self.fingerprint, seed)
+        reused = self.elsewhere.find(config.hash(), seed) if role == "search" else ""
+        more = {name: value for name, value in (("step", step), ("reused", reused)) if value}
+        return self._add(trial_id(config, self.fingerprint, seed), role, config.hash(), active, varied, seed, proposal, more)  # fmt: skip
+
+    def _repeat(self, trial: Trial, role: str, seed: int, top: int) -> Trial:
+        """A trial of another role with the config of one that there is, trained to the top in one leg."""
+        config = self.space.base.with_values(trial.config)
+        identity = trial_id(config, self.fingerprint, seed, "" if role == "final" else role)
+        more: dict[str, Any] = {"of": trial.id, "to_epoch": top}
+        return self._add(identity, role, trial.config_hash, trial.config, trial.varied, seed, None, more)
+
+    def _add(
+        self, identity: str, role: str, config_hash: str, config: dict[str, Any], varied: dict[str, Any], seed: int,
+        proposal: int | None, more: dict[str, Any],
+    ) -> Trial:  # fmt: skip
         self.record(
-            "trial_created", trial=identity, role=role, config_hash=config.hash(), config=active,
-            varied=varied, seed=seed, proposal=proposal, **({"step": step} if step else {}),
+            "trial_created", trial=identity, role=role, config_hash=config_hash, config=config, varied=varied, seed=seed,
+            proposal=proposal, **more,
         )  # fmt: skip
         return self.state.trials[identity]
 
+    def _afterwards(self) -> Trial | None:
+        """Once the search is over: the best on fresh seeds, then the audit of pruned trials."""
+        if not (self.limits.seeds_final or self.limits.audit):
+            return None
+        if any(self.state.trials[trial].role == "search" for trial in self.running):
+            return None
+        final = missing_final(self.state, self.limits.seeds_final, self.limits.top, self.seed)
+        if final is not None:
+            trial, seed = final
+            return self._repeat(trial, "final", seed, trial.levels[-1])
+        audited = missing_audit(self.state, self.limits.audit, self.seed)
+        return self._repeat(audited, "audit", audited.seed, audited.levels[-1]) if audited is not None else None
+
+    def _answered(self, trial: Trial) -> bool:
+        """Whether another study's journal answered the leg that a trial owes: then nothing has to be trained."""
+        target = trial.leg_target
+        known = self.elsewhere.epochs(trial)
+        if target is None or any(epoch not in known for epoch in range(1, target + 1)):
+            return False
+        for epoch in range(trial.last_epoch + 1, target + 1):
+            self.record("epoch", trial=trial.id, **{**known[epoch], "taken_over": True})
+        self.record("leg_ended", trial=trial.id, outcome="reached", reason=f"known from {trial.reused}")
+        return True
+
     def on_epoch(self, trial: str, result: dict[str, Any]) -> None:
         """An epoch's result from a running leg."""
-        if result["epoch"] not in self.state.trials[trial].epochs:
-            self.record("epoch", trial=trial, **result)
+        known = self.state.trials[trial]
+        if result["epoch"] in known.epochs:
+            return
+        source = self.state.trials.get(known.of) if known.role == "audit" else None
+        if result.get("absorbed") and source is not None and result["epoch"] in source.epochs:
+            result = {**result, "taken_over": True}
+        self.record("epoch", trial=trial, **result)
 
     def on_leg_end(self, trial: str, outcome: str, **details: Any) -> None:
-        """A leg's end: reached, diverged, infeasible, error (of the code), lost (with its worker) or interrupted."""
+        """A leg's end: reached, diverged, out_of_memory, error (of the code), lost (with its worker), interrupted, probed."""
         self.running.pop(trial, None)
         self.disk_full = self.disk_full or bool(details.get("disk_full"))
         self.record("leg_ended", trial=trial, outcome=outcome, **details)
+        if outcome == "probed":
+            levels = epochs_of_seconds(self.seconds_levels, details["seconds_per_epoch"])
+            self.record("trial_probed", trial=trial, seconds_per_epoch=details["seconds_per_epoch"], levels=levels)
         self._judge(self.state.trials[trial])
 
     @property
@@ -188,13 +321,21 @@ class Engine:
         return not self.running
 
 
+def epochs_of_seconds(levels: Sequence[float], seconds_per_epoch: float) -> list[int]:
+    """Rungs in seconds as whole epochs of a trial's own speed, each at least one more than the one below."""
+    epochs: list[int] = []
+    for level in levels:
+        epochs.append(max(epochs[-1] + 1 if epochs else 1, round(level / seconds_per_epoch)))
+    return epochs
+
+
 class AblationEngine(Engine):
     """Trains every step of a chain on every seed, a whole chain after another; nothing is proposed or pruned."""
 
     def __init__(
         self,
         state: StudyState,
-        journal: Journal,
+        journal: JournalLike,
         space: ResolvedSpace,
         steps: Sequence[ResolvedStep],
         scheduler: Scheduler,
@@ -215,6 +356,10 @@ class AblationEngine(Engine):
         return None
 
 
-def trial_id(config: DetectorConfig, fingerprint: str, seed: int) -> str:
-    """Eight hex digits of (consumed config, dataset, seed): the same trial anywhere has the same id."""
-    return hashlib.sha256(f"{config.hash()} {fingerprint} {seed}".encode()).hexdigest()[:8]
+def trial_id(config: DetectorConfig, fingerprint: str, seed: int, purpose: str = "") -> str:
+    """Eight hex digits of (consumed config, dataset, seed): the same trial anywhere has the same id.
+
+    `purpose` parts a trial that is trained again for another reason (an audit) from the one that it repeats.
+    """
+    words = f"{config.hash()} {fingerprint} {seed} {purpose}".rstrip()
+    return hashlib.sha256(words.encode()).hexdigest()[:8]

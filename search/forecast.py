@@ -58,7 +58,7 @@ def _simulate_once(
             promotion = scheduler.next_promotion(rungs)
             if promotion is not None:
                 trial, below = promotion
-                rungs[below].promoted.add(trial)
+                rungs[below].promote(trial)
                 rung = below + 1
             elif created < trials:
                 trial, rung, created = str(created), 0, created + 1
@@ -71,9 +71,9 @@ def _simulate_once(
                 seconds /= LONE_SPEEDUP
             heapq.heappush(running, (now + seconds, trial, rung))
         if not running:
-            return epochs, now, [len(rung.scores) for rung in rungs]
+            return epochs, now, [len(rung) for rung in rungs]
         now, trial, rung = heapq.heappop(running)
-        rungs[rung].scores[trial] = quality[trial]
+        rungs[rung].arrive(trial, quality[trial])
 
 
 def probe_epoch_seconds(

@@ -16,7 +16,7 @@ from typing import Any
 
 from ray.tune import Trainable
 
-from results.records import metric_of
+from results.state import metric_of
 from search.journal import write_atomically
 
 CHECKPOINT, BEST, DETECTIONS, THREADS, LOG, ERROR = (

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from results.records import StudyState, Trial
+from results.state import StudyState, Trial
 from results.tables import differences
 
 ROWS_SHOWN = 24
@@ -58,7 +58,7 @@ class Progress:
             case "epoch":
                 score = trial.score(self.state.metric, record["epoch"])
                 best = self.state.best_trial()
-                top = f"{best.best_score(self.state.metric):.3f} (trial {best.number})" if best else "-"
+                top = f"{best.ranked_score(self.state.metric):.3f} (trial {best.number})" if best else "-"
                 return (
                     f"{name}: epoch {record['epoch']:>2}  {self.state.metric} {_number(score)}  best {top}  "
                     f"{record['seconds']:.1f} s  ETA {self.eta()}"
@@ -85,7 +85,7 @@ class Progress:
         metric = self.state.metric
         best = self.state.best_trial()
         done = sum(len(t.epochs) for t in list(self.state.trials.values()))
-        top = f"best {metric} {best.best_score(metric):.3f} (trial {best.number})" if best else "no score yet"
+        top = f"best {metric} {best.ranked_score(metric):.3f} (trial {best.number})" if best else "no score yet"
         passed = f"{(time.monotonic() - self.started) / 60:.1f} min"
         table = Table(title=f"{len(self.state.trials)} trials, {done} epochs, {top}, {passed} passed, ETA {self.eta()}")
         for heading in ("trial", "id", "state", "rung", "epoch", metric, "best", "what differs from the base"):
@@ -102,7 +102,7 @@ class Progress:
         rung = str(self.state.levels[trial.rung]) if trial.rung >= 0 else "-"
         return [
             str(trial.number), trial.id, state, rung, str(trial.last_epoch), _number(last),
-            _number(trial.best_score(metric)), self._about(trial),
+            _number(trial.ranked_score(metric)), self._about(trial),
         ]  # fmt: skip
 
     def _about(self, trial: Trial) -> str:
@@ -132,5 +132,5 @@ def _number(score: float) -> str:
 
 
 def _rank(trial: Trial, metric: str) -> float:
-    score = trial.best_score(metric)
+    score = trial.ranked_score(metric)
     return -1.0 if math.isnan(score) else score

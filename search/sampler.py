@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from results.records import StudyState, Trial
+from results.state import StudyState, Trial
 from search.engine import Sampler
 from spaces.distributions import Choice, Distribution, Float, When, as_tuple
 from spaces.space import ResolvedSpace
@@ -85,7 +85,7 @@ class OptunaSampler:
         if trial.outcome in ("diverged", "failed", "infeasible"):
             intermediate, told, value = {0: 0.0}, TrialState.PRUNED, 0.0
         elif trial.outcome == "finished":
-            told, value = TrialState.COMPLETE, trial.best_score(self.metric)
+            told, value = TrialState.COMPLETE, trial.ranked_score(self.metric)
             value = 0.0 if math.isnan(value) else value
         elif trial.leg_target is not None:
             told, value = TrialState.RUNNING, None
@@ -161,7 +161,7 @@ def shown_trials(state: StudyState) -> list[Trial]:
     if len(trials) <= NEWEST_SHOWN + BEST_SHOWN:
         return trials
     older, newest = trials[:-NEWEST_SHOWN], trials[-NEWEST_SHOWN:]
-    score = {t.id: t.best_score(state.metric) for t in older}
+    score = {t.id: t.ranked_score(state.metric) for t in older}
     best = sorted(older, key=lambda t: (-t.rung, -score[t.id] if not math.isnan(score[t.id]) else math.inf))[
         :BEST_SHOWN
     ]

@@ -16,8 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from results.records import JOURNAL_NAME, StudyState, read_journal
+from results.records import JOURNAL_NAME, read_journal
 from results.report import write_results
+from results.state import StudyState
 from results.tensorboard import StudyEvents, write_end_of_study
 from search import closing
 from search.announce import print_forecast, print_plan
@@ -68,7 +69,7 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     problem = pair.communicate()[0].strip()
     if problem:
         raise StudyError(problem)
-    scheduler = make_scheduler(study.plan["scheduler"], study.plan["grace"], study.plan["epochs"], study.plan["eta"])
+    scheduler = make_scheduler(study.plan["scheduler"], study.plan["levels"], study.plan["eta"])
     expected = simulate(scheduler, study.plan["trials"], study.resources.slots, [1.0])
     print_plan(study, expected, say)
     if options.dry_run:
@@ -84,7 +85,7 @@ def _search(
 ) -> StudyResult:
     plan, resources = study.plan, study.resources
     journal = Journal(study.folder / JOURNAL_NAME)
-    state = StudyState.replay(read_journal(journal.path), plan["metric"], plan["levels"])
+    state = StudyState.of_plan(plan, read_journal(journal.path))
     engine = _engine(study, state, journal, scheduler)
     try:
         engine.record(

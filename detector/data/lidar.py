@@ -329,7 +329,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{split}", type=int, default=default, help=f"{split} images (default: {default})")
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same data (default: 0)")
     parser.add_argument(
-        "--degrees", type=int, default=360, choices=(360, 180, 90), help="field of view; 180 gives 128 x 512 (default: 360)"
+        "--degrees",
+        type=int,
+        default=360,
+        choices=(360, 180, 90),
+        help="field of view; 180 gives 128 x 512 (default: 360)",
     )
     parser.add_argument("--processes", type=int, default=None, help="worker processes (default: all cores)")
     options = parser.parse_args(arguments)

@@ -12,7 +12,7 @@ import pytest
 from results.ablation import ablation_rows, as_latex, caption
 from results.records import read_journal, read_plan
 from results.report import write_results
-from results.tables import load_state
+from results.state import StudyState
 from tests.results.conftest import BASE, Story
 
 STEPS: list[dict[str, Any]] = [
@@ -62,7 +62,7 @@ def chain(story: Story) -> Path:
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     plan = read_plan(folder)
-    return ablation_rows(plan, load_state(plan, read_journal(folder / "journal.jsonl")))
+    return ablation_rows(plan, StudyState.of_plan(plan, read_journal(folder / "journal.jsonl")))
 
 
 def test_a_row_a_step_in_the_chains_order_by_the_last_epoch(chain: Path) -> None:
@@ -114,7 +114,7 @@ def test_latex_escapes_what_tex_would_read(chain: Path) -> None:
 
 def test_the_caption_says_what_the_numbers_stand_on(chain: Path) -> None:
     plan = read_plan(chain)
-    told = caption(plan, load_state(plan, read_journal(chain / "journal.jsonl")))
+    told = caption(plan, StudyState.of_plan(plan, read_journal(chain / "journal.jsonl")))
     assert "2 seeds a step, mAP of the last epoch on 16 images" in told
     assert "2 passes a training" in told
     assert "one batch of 8" in told

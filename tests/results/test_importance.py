@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from results.importance import MIN_TRIALS, SHUFFLES, Effect, effects
-from results.records import StudyState
+from results.state import StudyState
 
 
 def state_with(rows: list[tuple[dict[str, Any], float]]) -> StudyState:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results.records import JournalError, StudyState, metric_of, read_journal, read_plan
+from results.records import JournalError, read_journal, read_plan
+from results.state import StudyState, metric_of
 
 LEVELS = [1, 3, 9]
 
@@ -126,8 +127,8 @@ class TestState:
     def test_the_best_epoch_is_the_earliest_of_equals_and_never_nan(self) -> None:
         scores = [0.1, 0.4, None, 0.4]
         state = replayed(created("a"), started("a", 9), *(epoch("a", n, s) for n, s in enumerate(scores, 1)))
-        assert state.trials["a"].best_epoch("mAP") == 2
-        assert state.trials["a"].best_score("mAP") == 0.4
+        assert state.trials["a"].ranked_epoch("mAP") == 2
+        assert state.trials["a"].ranked_score("mAP") == 0.4
         assert state.trials["a"].seconds == 8.0
 
     def test_best_trial_prefers_the_higher_rung_then_the_score_then_the_first(self) -> None:

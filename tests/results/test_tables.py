@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from results.records import StudyState, read_journal, read_plan
+from results.records import read_journal, read_plan
+from results.state import StudyState
 from results.tables import (
     as_csv,
     as_markdown,
     configurations,
     differences,
     leaderboard,
-    load_state,
     sessions,
     show,
     summary,
@@ -29,7 +29,7 @@ from tests.results.conftest import LEVELS, TRIALS, Story, epoch_record
 
 
 def state_of(folder: Path) -> StudyState:
-    return load_state(read_plan(folder), read_journal(folder / "journal.jsonl"))
+    return StudyState.of_plan(read_plan(folder), read_journal(folder / "journal.jsonl"))
 
 
 class TestLeaderboard:

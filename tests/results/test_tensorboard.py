@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from results.records import StudyState, read_journal, read_plan
-from results.tables import load_state
+from results.records import read_journal, read_plan
+from results.state import StudyState
 from results.tensorboard import StudyEvents, write_end_of_study
 from tests.results.conftest import BASE, TRIALS
 
@@ -24,7 +24,7 @@ def read(folder: Path) -> Any:
 
 
 def state_of(folder: Path) -> StudyState:
-    return load_state(read_plan(folder), read_journal(folder / "journal.jsonl"))
+    return StudyState.of_plan(read_plan(folder), read_journal(folder / "journal.jsonl"))
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from results.records import StudyState, read_journal
+from results.records import read_journal
+from results.state import StudyState
 from search.engine import Engine, Leg, Limits
 from search.journal import Journal
 from search.options import Options
 from search.plan import Study, make_plan
-from search.rungs import make_scheduler
+from search.rungs import make_scheduler, rung_levels
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
 from spaces.space import ResolvedSpace, resolve
@@ -96,7 +97,7 @@ def make_engine(
     clock: Callable[[], float] = lambda: 0.0,
 ) -> Engine:
     """An engine over the journal in a folder, replayed as a resumed study replays it."""
-    plan = make_scheduler(scheduler, 1, 9, 3)
+    plan = make_scheduler(scheduler, rung_levels(1, 9, 3), 3)
     journal = Journal(folder / "journal.jsonl")
     state = StudyState.replay(read_journal(journal.path), "mAP", plan.levels)
     return Engine(

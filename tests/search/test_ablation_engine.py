@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from results.records import StudyState, read_journal
+from results.records import read_journal
+from results.state import StudyState
 from search.engine import AblationEngine, Limits
 from search.journal import Journal
 from search.rungs import make_scheduler
@@ -23,7 +24,7 @@ def steps() -> list[ResolvedStep]:
 
 
 def engine_of(folder: Path, trainings: int) -> AblationEngine:
-    plan = make_scheduler("none", 2, 2, 2)
+    plan = make_scheduler("none", [2], 2)
     journal = Journal(folder / "journal.jsonl")
     state = StudyState.replay(read_journal(journal.path), "mAP", plan.levels)
     return AblationEngine(state, journal, smoke_space(), steps(), plan, Limits(trainings), FINGERPRINT, 5)

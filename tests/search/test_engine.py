@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.config import ConfigError, DetectorConfig
-from results.records import StudyState, read_journal
-from search.engine import MAX_BARREN_PROPOSALS, MAX_LOSSES, Engine, Leg, Limits, trial_id
+from results.records import read_journal
+from results.state import LOSSES_THAT_TELL, StudyState
+from search.engine import MAX_BARREN_PROPOSALS, Engine, Leg, Limits, trial_id
 from tests.search.builders import (
     FINGERPRINT,
     ListedSampler,
@@ -206,16 +207,50 @@ class TestProposals:
 
 
 class TestFailures:
-    def test_a_trial_that_is_lost_three_times_is_infeasible(self, tmp_path: Path) -> None:
+    def test_three_losses_with_the_node_alive_count_as_out_of_memory(self, tmp_path: Path) -> None:
         engine = make_engine(tmp_path, trials=2)
         trial = next_leg(engine).trial
-        for n in range(MAX_LOSSES):
-            engine.on_leg_end(trial, "lost", reason="its worker ended")
-            if n < MAX_LOSSES - 1:
-                assert next_leg(engine).trial == trial
+        for _ in range(LOSSES_THAT_TELL):
+            engine.on_leg_end(trial, "lost", reason="its worker ended", node_alive=True)
+            leg = next_leg(engine)
+            assert leg.trial == trial
+        assert leg.alone
+        assert engine.next_leg() is None, "nothing runs beside it"
+        for _ in range(LOSSES_THAT_TELL):
+            engine.on_leg_end(trial, "lost", reason="its worker ended", node_alive=True)
+            again = engine.next_leg()
+        assert engine.state.trials[trial].outcome == "infeasible", (
+            "the smoke space's batch norm allows no smaller batch"
+        )
+        assert "batch norm" in engine.state.trials[trial].reason
+        assert again is not None
+        assert again.trial != trial
+
+    def test_a_trial_lost_with_its_node_is_never_blamed(self, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path, trials=2)
+        trial = next_leg(engine).trial
+        for _ in range(3 * LOSSES_THAT_TELL):
+            engine.on_leg_end(trial, "lost", reason="its node died", node_alive=False)
+            leg = next_leg(engine)
+            assert (leg.trial, leg.alone) == (trial, False)
+
+    def test_out_of_memory_is_tried_alone_then_in_halves_then_infeasible(self, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path, sampler=ListedSampler([{"norm": "group", "lr": 2e-3}, {"lr": 3e-3}]), trials=2)
+        beside = next_leg(engine)
+        trial = next_leg(engine).trial
+        engine.on_leg_end(trial, "out_of_memory", reason="CUDA out of memory")
+        assert engine.next_leg() is None, "it waits until nothing runs beside it"
+        train_leg(engine, beside, hash_score)
+        tried = []
+        for _ in range(4):
+            leg = next_leg(engine)
+            assert leg.trial == trial
+            tried.append((leg.alone, leg.micro_batch, engine.state.records[-1].get("micro_batch")))
+            engine.on_leg_end(trial, "out_of_memory", reason="CUDA out of memory")
+        # The smoke space's batch of 8 in halves.
+        assert tried == [(True, None, None), (True, 4, 4), (True, 2, 2), (True, 1, 1)]
         assert engine.state.trials[trial].outcome == "infeasible"
-        assert str(MAX_LOSSES) in engine.state.trials[trial].reason
-        assert next_leg(engine).trial != trial
+        assert "one image at a time" in engine.state.trials[trial].reason
 
     @pytest.mark.parametrize("max_failures", [0, 1, 3])
     def test_an_error_is_tried_again_max_failures_times_then_failed(self, tmp_path: Path, max_failures: int) -> None:
@@ -385,7 +420,7 @@ class TestKilledAndResumed:
         assert ends_after_kill(tmp_path / "killed", lines, kept) == expected
 
     @pytest.mark.parametrize(
-        ("outcome", "times", "final"), [("lost", MAX_LOSSES, "infeasible"), ("error", 2, "failed")]
+        ("outcome", "times", "final"), [("lost", 2 * LOSSES_THAT_TELL, "infeasible"), ("error", 2, "failed")]
     )
     def test_between_the_last_failure_and_the_verdict(
         self, tmp_path: Path, outcome: str, times: int, final: str

@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +16,10 @@ from search.rungs import (
     NoPruning,
     PromotionAsha,
     Rung,
+    Scheduler,
     StoppingAsha,
     make_scheduler,
+    percentile,
     rung_levels,
 )
 
@@ -86,6 +89,21 @@ def algorithm_2(rungs: list[list[tuple[str, float]]], promoted: list[set[str]], 
     return None
 
 
+def all_promotions(scheduler: Scheduler, rung: Rung) -> list[str]:
+    """Who goes on from the first rung while nobody new arrives, in order."""
+    gone: list[str] = []
+    while (promotion := scheduler.next_promotion([rung, Rung(), Rung()])) is not None:
+        gone.append(promotion[0])
+        rung.promote(promotion[0])
+    return gone
+
+
+def goes_on(scheduler: StoppingAsha, scores: list[float]) -> bool:
+    """Whether the last of these scores, in order of arrival, is let on."""
+    names = [str(number) for number in range(len(scores))]
+    return names[-1] in all_promotions(scheduler, Rung(dict(zip(names, scores, strict=True))))
+
+
 class TestPromotionAsha:
     @REPEATABLE
     @given(st.integers(2, 4), st.lists(st.tuples(st.booleans(), st.integers(0, 50), SCORES_OR_NAN), max_size=60))
@@ -102,7 +120,7 @@ class TestPromotionAsha:
         for finishes, which, score in events:
             if finishes and running:
                 trial, rung = running.pop(which % len(running))
-                rungs[rung].scores[trial] = score
+                rungs[rung].arrive(trial, score)
                 plain[rung].append((trial, score))
             else:
                 expected = algorithm_2(plain, promoted, eta)
@@ -112,7 +130,7 @@ class TestPromotionAsha:
                     running.append((f"t{created}", 0))
                 else:
                     trial, rung = expected
-                    rungs[rung].promoted.add(trial)
+                    rungs[rung].promote(trial)
                     promoted[rung].add(trial)
                     running.append((trial, rung + 1))
 
@@ -129,8 +147,8 @@ class TestPromotionAsha:
     def test_n_that_is_no_multiple_of_eta_is_rounded_down(self) -> None:
         scheduler = PromotionAsha([1, 3, 9], 3)
         five = {"a": 0.1, "b": 0.5, "c": 0.4, "d": 0.3, "e": 0.2}
-        assert scheduler.candidates(Rung(five)) == ["b"]  # floor(5 / 3) = 1
-        assert scheduler.candidates(Rung({**five, "f": 0.0})) == ["b", "c"]  # floor(6 / 3) = 2
+        assert all_promotions(scheduler, Rung(five)) == ["b"]  # floor(5 / 3) = 1
+        assert all_promotions(scheduler, Rung({**five, "f": 0.0})) == ["b", "c"]  # floor(6 / 3) = 2
 
     def test_of_equal_scores_the_first_to_arrive_goes_on(self) -> None:
         scheduler = PromotionAsha([1, 3], 3)
@@ -147,7 +165,7 @@ class TestPromotionAsha:
         low = Rung(dict(zip("abcdefgh", (0.9, 0.8, 0.7, 0.1, 0.1, 0.1, 0.95, 0.1), strict=True)), set("abc"))
         middle = Rung({"a": 0.3, "b": 0.6, "c": 0.2})
         assert scheduler.next_promotion([low, middle, Rung()]) == ("b", 1)
-        middle.promoted.add("b")
+        middle.promote("b")
         assert scheduler.next_promotion([low, middle, Rung()]) == ("g", 0)
 
     def test_nobody_leaves_the_top(self) -> None:
@@ -187,14 +205,14 @@ class TestStoppingAsha:
                 rays.on_trial_add(None, trial)
                 active.append((trial, 0))
             trial, rung = active.pop(which % len(active))
-            rungs[rung].scores[trial.trial_id] = score
+            rungs[rung].arrive(trial.trial_id, score)
             if rung == len(levels) - 1:
                 continue  # Ray stops everything at max_t, and so do we
             decision = rays.on_trial_result(None, trial, {"epoch": levels[rung], "score": score})
             promotion = ours.next_promotion(rungs)
             assert promotion == ((trial.trial_id, rung) if decision == rays.CONTINUE else None)
             if promotion is not None:
-                rungs[rung].promoted.add(trial.trial_id)
+                rungs[rung].promote(trial.trial_id)
                 active.append((trial, rung + 1))
 
     def test_the_first_trial_goes_on(self) -> None:
@@ -204,21 +222,22 @@ class TestStoppingAsha:
         # The (1 - 1/2) percentile of 0.25 and 0.75 is 0.5: 0.5 goes on, 0.49 does not.
         scheduler = StoppingAsha([1, 2], 2)
         assert scheduler.cutoff([0.25, 0.75]) == pytest.approx(0.5)
-        assert scheduler.goes_on([0.25, 0.75, 0.5])
-        assert not scheduler.goes_on([0.25, 0.75, 0.49])
+        assert goes_on(scheduler, [0.25, 0.75, 0.5])
+        assert not goes_on(scheduler, [0.25, 0.75, 0.49])
 
     def test_a_tie_with_the_cutoff_goes_on(self) -> None:
-        assert StoppingAsha([1, 2], 2).goes_on([0.5, 0.5])
+        assert goes_on(StoppingAsha([1, 2], 2), [0.5, 0.5])
 
     def test_nan_among_earlier_scores_is_left_out(self) -> None:
-        assert StoppingAsha([1, 2], 2).cutoff([math.nan, 0.2, 0.4]) == pytest.approx(0.3)
+        assert goes_on(StoppingAsha([1, 2], 2), [math.nan, 0.2, 0.4, 0.31])
+        assert not goes_on(StoppingAsha([1, 2], 2), [math.nan, 0.2, 0.4, 0.29])
 
     def test_nan_does_not_go_on_past_a_real_score(self) -> None:
         # "NaN is worst", says the module.
-        assert not StoppingAsha([1, 2], 2).goes_on([0.2, 0.4, math.nan])
+        assert not goes_on(StoppingAsha([1, 2], 2), [0.2, 0.4, math.nan])
 
     def test_after_nan_alone_a_real_score_goes_on_without_a_warning(self) -> None:
-        assert StoppingAsha([1, 2], 2).goes_on([math.nan, 0.2])
+        assert goes_on(StoppingAsha([1, 2], 2), [math.nan, 0.2])
 
     def test_explain_says_the_cutoff(self) -> None:
         rungs = [Rung({"a": 0.4, "b": 0.1}), Rung()]
@@ -237,7 +256,7 @@ class TestEveryScheduler:
     def test_promotes_once_from_a_rung_only_who_is_there_and_explains_the_rest(
         self, name: str, events: list[tuple[bool, int, float]]
     ) -> None:
-        scheduler = make_scheduler(name, 1, 9, 3)
+        scheduler = make_scheduler(name, rung_levels(1, 9, 3), 3)
         rungs = [Rung() for _ in scheduler.levels]
         running: list[tuple[str, int]] = []
         promotions: set[tuple[str, int]] = set()
@@ -245,7 +264,7 @@ class TestEveryScheduler:
         for finishes, which, score in events:
             if finishes and running:
                 trial, rung = running.pop(which % len(running))
-                rungs[rung].scores[trial] = score
+                rungs[rung].arrive(trial, score)
                 continue
             promotion = scheduler.next_promotion(rungs)
             assert promotion == scheduler.next_promotion(rungs), "asking changes nothing"
@@ -259,7 +278,7 @@ class TestEveryScheduler:
             assert 0 <= rung < len(scheduler.levels) - 1
             assert trial not in rungs[rung + 1].scores
             promotions.add(promotion)
-            rungs[rung].promoted.add(trial)
+            rungs[rung].promote(trial)
             running.append((trial, rung + 1))
         for index, rung_at in enumerate(rungs):
             for trial in rung_at.scores.keys() - rung_at.promoted:
@@ -268,22 +287,36 @@ class TestEveryScheduler:
                 assert "nan" not in words
 
     def test_the_last_level_is_the_top(self, name: str) -> None:
-        assert make_scheduler(name, 1, 9, 3).levels[-1] == 9
-
-    def test_a_bad_budget_is_refused(self, name: str) -> None:
-        with pytest.raises(ValueError, match="--eta"):
-            make_scheduler(name, 1, 9, 1)
+        assert make_scheduler(name, rung_levels(1, 9, 3), 3).levels[-1] == 9
 
 
 def test_who_was_due_to_go_on_is_not_told_that_others_did() -> None:
-    scheduler = make_scheduler("asha", 1, 9, 3)
+    scheduler = make_scheduler("asha", rung_levels(1, 9, 3), 3)
     rungs = [Rung({"a": 0.3, "b": 0.2, "c": 0.1}), Rung(), Rung()]
     assert scheduler.explain(rungs, "a", 0) == "1st of 3 at 1 epochs: due to go on when the study ended"
     assert scheduler.explain(rungs, "b", 0) == "2nd of 3 at 1 epochs, where the top 1 went on"
 
 
 def test_none_has_one_rung_and_promotes_nobody() -> None:
-    scheduler = make_scheduler("none", 1, 9, 3)
+    scheduler = make_scheduler("none", rung_levels(1, 9, 3), 3)
     assert isinstance(scheduler, NoPruning)
     assert scheduler.levels == [9]
     assert scheduler.next_promotion([Rung({"a": 1.0, "b": 0.5, "c": 0.2})]) is None
+
+
+@REPEATABLE
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(2, 9))
+def test_the_percentile_is_numpys_to_the_last_bit(scores: list[float], eta: int) -> None:
+    assert percentile(sorted(scores), (1 - 1 / eta) * 100) == np.percentile(scores, (1 - 1 / eta) * 100)
+
+
+@REPEATABLE
+@given(st.lists(SCORES_OR_NAN, max_size=30), st.lists(st.integers(0, 100), max_size=10))
+def test_a_rung_ranks_as_a_stable_sort_does(scores: list[float], promoted: list[int]) -> None:
+    rung = Rung({str(number): score for number, score in enumerate(scores)})
+    for number in dict.fromkeys(n % len(scores) for n in promoted if scores):
+        rung.promote(str(number))
+    ranked = sorted(rung.scores, key=lambda t: math.inf if math.isnan(rung.scores[t]) else -rung.scores[t])
+    assert [rung.place(trial) for trial in ranked] == list(range(len(scores)))
+    waiting = [t for t in ranked if t not in rung.promoted and not math.isnan(rung.scores[t])]
+    assert rung.best_waiting() == (waiting[0] if waiting else None)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from detector.config import DetectorConfig
-from results.records import StudyState, Trial
+from results.state import StudyState, Trial
 from search.sampler import (
     BEST_SHOWN,
     NEWEST_SHOWN,
