@@ -81,7 +81,7 @@ def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
         configs = [study.space.base.with_values(step.values).to_dict() for step in study.steps]
         say(f"probing one batch of {len(configs)} steps")
     else:
-        sampler = make_sampler("random", study.space, plan["seed"], plan["metric"])
+        sampler = make_sampler("random", study.space, plan["seed"], [plan["metric"]])
         blank = StudyState(plan["metric"], plan["levels"])
         proposals = [sampler.propose(number, blank) or {} for number in range(1, PROBED_CONFIGS + 1)]
         configs = [study.space.base.to_dict(), *(study.space.config(values).to_dict() for values in proposals)]

@@ -21,12 +21,12 @@ from search.dataset import (
     open_dataset,
     user_source,
 )
+from search.grid import grid_size
 from search.journal import write_atomically
 from search.options import DEFAULT_SEEDS, Options, StudyError, check_choices, parse_set_fields
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, count_gpus, plan_resources
 from search.rungs import rung_levels
-from search.sampler import grid_size
 from spaces.chain import WEIGHT_FILES, ResolvedStep, absolute_weights, resolve_chain
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space, space_names

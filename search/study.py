@@ -127,7 +127,7 @@ def _engine(study: Study, state: StudyState, journal: Journal, scheduler: Schedu
     fingerprint, seed = plan["dataset"]["fingerprint"], plan["seed"]
     if study.steps:
         return AblationEngine(state, journal, space, study.steps, scheduler, limits, fingerprint, seed)
-    sampler = make_sampler(plan["sampler"], space, seed, plan["metric"])
+    sampler = make_sampler(plan["sampler"], space, seed, [plan["metric"]], plan["scheduler"])
     return Engine(state, journal, space, sampler, scheduler, limits, fingerprint, seed, check=study.check)
 
 

@@ -6,7 +6,7 @@ Stepping stone between a person who writes a space and a sampler that draws from
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,32 +17,45 @@ class SpaceError(ValueError):
 
 @dataclass(frozen=True)
 class Float:
-    """A number in [low, high], uniform or log-uniform."""
+    """A number in [low, high]: uniform, log-uniform, or quantised to low, low + step, .."""
 
     low: float
     high: float
     log: bool = False
+    step: float | None = None
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.log)
+        if self.step is not None and (self.log or self.step <= 0):
+            raise SpaceError(f"a step must be positive, and of a range that is not log, got {self.step}")
 
     def contains(self, value: Any) -> bool:
-        return isinstance(value, (int, float)) and self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)
+        if not isinstance(value, (int, float)) or not self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9):
+            return False
+        return self.step is None or abs(self._quantised(value) - value) <= 1e-9 * max(1.0, abs(value))
+
+    def _quantised(self, value: float) -> float:
+        """The nearest of low, low + step, .. that does not exceed high."""
+        if self.step is None:
+            return value
+        steps = min(round((value - self.low) / self.step), math.floor((self.high - self.low) / self.step + 1e-9))
+        return round(self.low + steps * self.step, 12)
 
     def grid(self, points: int) -> list[Any]:
         """`points` values from low to high, evenly spaced (in logarithms where log)."""
         if points == 1 or self.low == self.high:
             return [self.at(0.5)]
-        return [self.at(n / (points - 1)) for n in range(points)]
+        return list(dict.fromkeys(self.at(n / (points - 1)) for n in range(points)))
 
     def at(self, share: float) -> float:
         """The value at a share 0..1 of the way from low to high."""
         if self.log:
             return math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
-        return self.low + share * (self.high - self.low)
+        return self._quantised(self.low + share * (self.high - self.low))
 
     def describe(self) -> str:
-        return f"{self.low:.4g} .. {self.high:.4g}" + (" (log)" if self.log else "")
+        how = " (log)" if self.log else f" in steps of {self.step:.4g}" if self.step else ""
+        return f"{self.low:.4g} .. {self.high:.4g}{how}"
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,10 @@ class Integer:
             return list(range(self.low, self.high + 1))
         return sorted({round(self.low + n * (count - 1) / max(1, points - 1)) for n in range(points)})
 
+    def at(self, share: float) -> int:
+        """The value at a share 0..1 of the way, each as likely."""
+        return min(self.high, self.low + int(share * (self.high - self.low + 1)))
+
     def describe(self) -> str:
         return f"{self.low} .. {self.high}"
 
@@ -86,6 +103,10 @@ class Choice:
     def grid(self, points: int) -> list[Any]:
         """All options: a choice has no order to thin out."""
         return list(self.options)
+
+    def at(self, share: float) -> Any:
+        """The option at a share 0..1 of the way, each as likely."""
+        return self.options[min(len(self.options) - 1, int(share * len(self.options)))]
 
     def describe(self) -> str:
         return " | ".join(str(option) for option in self.options)
@@ -115,6 +136,32 @@ Distribution = Float | Integer | Choice
 SpaceEntry = Distribution | Fitted | When
 
 
+def concrete(name: str, entry: Distribution | When, values: Mapping[str, Any]) -> tuple[str, Distribution | None]:
+    """(a sampler's label, the distribution) of a field under the values of the fields that it depends on."""
+    if not isinstance(entry, When):
+        return name, entry
+    case = values.get(entry.field)
+    return f"{name} | {entry.field}={case}", entry.cases.get(case)
+
+
+def labels(fields: Mapping[str, Distribution | When]) -> list[str]:
+    """The sampler's label of every field, one per case where it is conditional."""
+    found = []
+    for name, entry in fields.items():
+        found += [f"{name} | {entry.field}={case}" for case in entry.cases] if isinstance(entry, When) else [name]
+    return found
+
+
+def draw(fields: Mapping[str, Distribution | When], value_of: Callable[[str, Distribution], Any]) -> dict[str, Any]:
+    """Values for all fields whose condition holds; conditions are drawn before what depends on them."""
+    values: dict[str, Any] = {}
+    for name, entry in sorted(fields.items(), key=lambda item: isinstance(item[1], When)):
+        label, found = concrete(name, entry, values)
+        if found is not None:
+            values[name] = value_of(label, found)
+    return values
+
+
 def _check_range(low: float, high: float, log: bool) -> None:
     if not low <= high:
         raise SpaceError(f"a range must have low <= high, got {low} .. {high}")
@@ -131,7 +178,7 @@ def entry_to_dict(entry: Distribution | When) -> dict[str, Any]:
         return {"kind": "choice", "options": list(entry.options)}
     if isinstance(entry, Integer):
         return {"kind": "integer", "low": entry.low, "high": entry.high}
-    return {"kind": "float", "low": entry.low, "high": entry.high, "log": entry.log}
+    return {"kind": "float", "low": entry.low, "high": entry.high, "log": entry.log, "step": entry.step}
 
 
 def entry_from_dict(plain: Mapping[str, Any]) -> Distribution | When:
@@ -145,7 +192,7 @@ def entry_from_dict(plain: Mapping[str, Any]) -> Distribution | When:
         case "integer":
             return Integer(plain["low"], plain["high"])
         case _:
-            return Float(plain["low"], plain["high"], plain["log"])
+            return Float(plain["low"], plain["high"], plain["log"], plain.get("step"))
 
 
 def as_tuple(value: Any) -> Any:

@@ -11,24 +11,11 @@ import pytest
 
 from detector.config import DetectorConfig
 from results.state import StudyState, Trial
-from search.sampler import (
-    BEST_SHOWN,
-    NEWEST_SHOWN,
-    SAMPLERS,
-    STARTUP_TRIALS,
-    GridSampler,
-    OptunaSampler,
-    design_orders,
-    draw,
-    grid,
-    grid_size,
-    labels,
-    make_sampler,
-    proposal_seed,
-    screening,
-    shown_trials,
-)
-from spaces.distributions import Choice, Float, Integer, When
+from search.grid import GridSampler, grid, grid_size
+from search.optuna_samplers import BEST_SHOWN, NEWEST_SHOWN, View, proposal_seed, shown_trials
+from search.sampler import SAMPLERS, make_sampler
+from search.screening import STARTUP_TRIALS, design_orders, screening
+from spaces.distributions import Choice, Float, Integer, SpaceError, When, draw, labels
 from spaces.space import Budget, ResolvedSpace
 from tests.search.builders import epoch_result
 
@@ -86,12 +73,12 @@ def pick(rng: random.Random, entry: Any) -> Any:
     return rng.choice(entry.options) if isinstance(entry, Choice) else rng.randint(entry.low, entry.high)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("gp", "cmaes")])
 class TestEverySampler:
     @pytest.mark.parametrize("history", [0, 14])
     def test_values_lie_inside_the_space_and_conditions_hold(self, name: str, history: int) -> None:
         space, state = small_space(), studied(1, history)
-        sampler = make_sampler(name, space, 0, "mAP")
+        sampler = make_sampler(name, space, 0, ["mAP"])
         optimizers = set()
         for number in range(1, 21):
             values = sampler.propose(number, state)
@@ -110,7 +97,7 @@ class TestEverySampler:
     @pytest.mark.parametrize("number", [1, 8, 9, 20])
     def test_a_proposal_depends_on_seed_number_and_view_alone(self, name: str, number: int) -> None:
         state = studied(2, 14)
-        first, second = make_sampler(name, small_space(), 5, "mAP"), make_sampler(name, small_space(), 5, "mAP")
+        first, second = make_sampler(name, small_space(), 5, ["mAP"]), make_sampler(name, small_space(), 5, ["mAP"])
         for earlier in range(1, number):
             second.propose(earlier, state)  # what was asked before must not matter
         random.seed(number)  # nor the global random state
@@ -119,17 +106,41 @@ class TestEverySampler:
     def test_another_number_or_seed_is_another_proposal(self, name: str) -> None:
         state = studied(2, 14)
         proposals = [
-            repr(make_sampler(name, small_space(), 5, "mAP").propose(number, state)) for number in range(1, 21)
+            repr(make_sampler(name, small_space(), 5, ["mAP"]).propose(number, state)) for number in range(1, 21)
         ]
         assert len(set(proposals)) == 20
-        others = [repr(make_sampler(name, small_space(), 6, "mAP").propose(number, state)) for number in range(1, 21)]
+        others = [repr(make_sampler(name, small_space(), 6, ["mAP"]).propose(number, state)) for number in range(1, 21)]
         assert proposals != others
 
     def test_proposing_changes_nothing_in_the_state(self, name: str) -> None:
         state = studied(3, 10)
         before = repr(vars(state))
-        make_sampler(name, small_space(), 0, "mAP").propose(11, state)
+        make_sampler(name, small_space(), 0, ["mAP"]).propose(11, state)
         assert repr(vars(state)) == before
+
+
+class TestSamplersThatDoNotFit:
+    """Named by the user, refused with the reason."""
+
+    def test_a_gaussian_process_refuses_conditional_fields_and_searches_the_others(self) -> None:
+        with pytest.raises(SpaceError, match=r"--sampler gp .*lr, sgd_momentum are there under a condition"):
+            make_sampler("gp", small_space(), 0, ["mAP"])
+        space = small_space()
+        space.fields = {name: entry for name, entry in space.fields.items() if not isinstance(entry, When)}
+        state = studied(1, 12)
+        values = make_sampler("gp", space, 0, ["mAP"]).propose(13, state)
+        assert values == make_sampler("gp", space, 0, ["mAP"]).propose(13, state)
+        assert values is not None
+        assert all(space.contains(name, value) for name, value in values.items())
+
+    @pytest.mark.parametrize("name", ["gp", "nsga2"])
+    def test_who_learns_from_finished_trials_alone_refuses_pruning(self, name: str) -> None:
+        with pytest.raises(SpaceError, match="--scheduler asha ends most before"):
+            make_sampler(name, small_space(), 0, ["mAP"], "asha")
+
+    def test_cma_es_is_refused_for_its_pickles(self) -> None:
+        with pytest.raises(SpaceError, match="pickles"):
+            make_sampler("cmaes", small_space(), 0, ["mAP"])
 
 
 class TestScreening:
@@ -166,7 +177,7 @@ class TestScreening:
 
     def test_the_sampler_starts_with_it(self) -> None:
         space, state = small_space(), empty_state()
-        proposals = [make_sampler("tpe", space, 3, "mAP").propose(n, state) for n in range(1, STARTUP_TRIALS + 1)]
+        proposals = [make_sampler("tpe", space, 3, ["mAP"]).propose(n, state) for n in range(1, STARTUP_TRIALS + 1)]
         assert proposals == [draw(FIELDS, screening(3, space, n)) for n in range(STARTUP_TRIALS)]
 
     def test_labels_name_every_case_of_a_conditional_field(self) -> None:
@@ -183,7 +194,7 @@ class TestScreening:
 
 class TestOptunasView:
     def shown(self, state: StudyState, trial: Trial) -> Any:
-        return OptunaSampler("tpe", small_space(), 0, "mAP")._as_optuna(trial, state)
+        return View(small_space().fields, ["mAP"]).entry(trial, state)
 
     VALUES: ClassVar[dict[str, Any]] = {
         "optimizer": "sgd",
@@ -249,7 +260,7 @@ class TestOptunasView:
                 zoom = rng.uniform(0.0, 0.4)
                 score = 0.9 - 2 * zoom if good_is_low else 0.1 + 2 * zoom
                 add_trial(state, {**self.VALUES, "zoom_max": zoom}, [score] * (9 if number % 3 == 0 else 1))
-            sampler = make_sampler("tpe", small_space(), 0, "mAP")
+            sampler = make_sampler("tpe", small_space(), 0, ["mAP"])
             return sum(sampler.propose(n, state)["zoom_max"] for n in range(25, 45)) / 20  # type: ignore[index]
 
         assert mean_zoom(True) < 0.15 < 0.25 < mean_zoom(False)

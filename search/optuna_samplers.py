@@ -1,0 +1,210 @@
+"""Optuna's samplers, each shown a view of the study that is made from the journal.
+
+The view (see docs/architecture.md): a trial that reached the top rung is COMPLETE; one that stopped below is PRUNED
+with its intermediate values; one in a leg is RUNNING; a diverged one is PRUNED with value 0; an infeasible one is PRUNED
+with a violated constraint. Optuna refuses to change a trial that was told PRUNED, and a paused trial may still be
+promoted, so an entry of the view is replaced when its trial has changed, never told.
+"""
+
+from __future__ import annotations
+
+import datetime
+import heapq
+import importlib.util
+import math
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from results.state import StudyState, Trial
+from results.tables import ranking_key
+from search.screening import STARTUP_TRIALS, screening
+from spaces.distributions import Choice, Distribution, Float, When, as_tuple, concrete, draw
+from spaces.space import ResolvedSpace
+
+OPTUNA_SAMPLERS = ("tpe", "gp", "nsga2", "cmaes")
+MINIMISED = ("latency_ms", "parameters")  # objectives of which less is better
+POPULATION = 10  # NSGA-II's trials a generation
+GENERATION, CONSTRAINTS = "NSGAIISampler:generation", "constraints"  # where Optuna's samplers look for them
+EPOCH = datetime.datetime(1970, 1, 1)  # Optuna wants a date that nothing of ours depends on
+NEWEST_SHOWN, BEST_SHOWN = 1000, 100  # a proposal's time grows with the history; this keeps TPE's near 30 ms
+
+
+def why_unfit(name: str, fields: Mapping[str, Distribution | When], scheduler: str) -> str:
+    """Why one of Optuna's samplers cannot search these fields under this scheduler; "" where it can."""
+    if name == "tpe":
+        return ""
+    if name == "cmaes":
+        return "Optuna keeps its state in pickles between trials, which no journal of ours carries or loads"
+    if scheduler != "none":
+        return f"it learns only from trials that were trained to the end, and --scheduler {scheduler} ends most before"
+    conditional = [field for field, entry in fields.items() if isinstance(entry, When)]
+    if name == "gp" and conditional:
+        return f"its process has one dimension a field, and {', '.join(conditional)} are there under a condition only"
+    if name == "gp" and importlib.util.find_spec("scipy") is None:
+        return "it needs scipy, which is not installed"
+    return ""
+
+
+class OptunaSampler:
+    """TPE, GP or NSGA-II by Optuna; its random state comes from (study seed, number of the proposal) alone.
+
+    TPE's first proposals are a screening design around the base: in a study of 16 trials, independent draws leave one
+    of two options untried in the first eight far too often.
+    """
+
+    def __init__(self, kind: str, space: ResolvedSpace, seed: int, objectives: Sequence[str]) -> None:
+        self.kind, self.space, self.seed, self.objectives = kind, space, seed, tuple(objectives)
+        self.view = View(space.fields, self.objectives)
+
+    def propose(self, number: int, state: StudyState) -> dict[str, Any] | None:
+        if self.kind == "tpe" and number <= STARTUP_TRIALS:
+            return draw(self.space.fields, screening(self.seed, self.space, number - 1))
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            directions: list[Any] = ["minimize" if name in MINIMISED else "maximize" for name in self.objectives]
+            storage = self.view.storage(shown_trials(state), state)
+            sampler = self._sampler(proposal_seed(self.seed, number))
+            study = optuna.create_study(directions=directions, sampler=sampler, storage=storage)
+            trial = study.ask()
+            return draw(self.space.fields, lambda label, entry: suggest(trial, label, entry))
+
+    def _sampler(self, seed: int) -> Any:
+        from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
+
+        if self.kind == "gp":
+            return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+        if self.kind == "nsga2":
+            return NSGAIISampler(seed=seed, population_size=POPULATION)
+        return TPESampler(
+            seed=seed, n_startup_trials=STARTUP_TRIALS // 2, multivariate=True, group=True, constant_liar=True
+        )
+
+
+class View:
+    """The study's trials as Optuna's own, each made once and again only when it has changed."""
+
+    def __init__(self, fields: Mapping[str, Distribution | When], objectives: Sequence[str]) -> None:
+        self.fields, self.objectives = fields, objectives
+        self._made: dict[str, tuple[tuple[Any, ...], Any]] = {}  # by trial: (what it was made from, the entry)
+
+    def storage(self, trials: Sequence[Trial], state: StudyState) -> Any:
+        """An Optuna storage that holds these trials and takes one more."""
+        from optuna.storages import InMemoryStorage
+
+        entries = [self.entry(trial, state) for trial in trials]
+
+        class Shown(InMemoryStorage):
+            """Ours in front of what Optuna adds; told in one piece, since add_trial copies each deeply."""
+
+            def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[Any]:
+                added = super().get_all_trials(study_id, deepcopy, states)
+                return [entry for entry in entries if states is None or entry.state in states] + added
+
+        return Shown()
+
+    def entry(self, trial: Trial, state: StudyState) -> Any:
+        """One of our trials as Optuna is shown it."""
+        version = (trial.outcome, trial.leg_target, len(trial.epochs), trial.rung)
+        made = self._made.get(trial.id)
+        if made is None or made[0] != version:
+            self._made[trial.id] = made = (version, self._make(trial, state))
+        return made[1]
+
+    def _make(self, trial: Trial, state: StudyState) -> Any:
+        from optuna.trial import FrozenTrial, TrialState
+
+        parameters, distributions = self._parameters(trial)
+        intermediate = {
+            epoch: score for epoch in sorted(trial.epochs) if not math.isnan(score := trial.score(state.metric, epoch))
+        }
+        attributes: dict[str, Any] = {GENERATION: (trial.number - 1) // POPULATION}
+        values: list[float] | None = None
+        if trial.outcome in ("diverged", "failed", "infeasible"):
+            intermediate, told = {0: 0.0}, TrialState.PRUNED
+            values = [0.0] if len(self.objectives) == 1 else None
+            if trial.outcome == "infeasible":
+                attributes[CONSTRAINTS] = (1.0,)
+        elif trial.outcome == "finished":
+            told, values = TrialState.COMPLETE, self._values(trial, state)
+        else:
+            told = TrialState.RUNNING if trial.leg_target is not None else TrialState.PRUNED
+        if len(self.objectives) > 1:
+            intermediate = {}  # Optuna knows no pruning of several objectives
+        return FrozenTrial(
+            number=trial.number, trial_id=trial.number, state=told, value=None, values=values, datetime_start=EPOCH,
+            datetime_complete=EPOCH if told.is_finished() else None, params=parameters, distributions=distributions,
+            user_attrs={}, system_attrs=attributes, intermediate_values=intermediate,
+        )  # fmt: skip
+
+    def _parameters(self, trial: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(value, distribution) by label of what lies inside the space; a base may lie outside in some fields."""
+        parameters: dict[str, Any] = {}
+        distributions: dict[str, Any] = {}
+        values = {name: trial.config.get(name) for name in self.fields if name in trial.config}
+        for name, entry in self.fields.items():
+            label, found = concrete(name, entry, values)
+            value = as_tuple(values.get(name))
+            if found is not None and value is not None and found.contains(value):
+                parameters[label] = to_parameter(found, value)
+                distributions[label] = to_distribution(found)
+        return parameters, distributions
+
+    def _values(self, trial: Trial, state: StudyState) -> list[float]:
+        """The objectives of a finished trial at its ranked epoch; what is missing counts as worst."""
+        if len(self.objectives) == 1:
+            score = trial.ranked_score(self.objectives[0])
+            return [0.0 if math.isnan(score) else score]
+        epoch = trial.ranked_epoch(state.metric)
+        values = [math.nan if epoch is None else trial.score(name, epoch) for name in self.objectives]
+        worst = [math.inf if name in MINIMISED else 0.0 for name in self.objectives]
+        return [bad if math.isnan(value) else value for value, bad in zip(values, worst, strict=True)]
+
+
+def suggest(trial: Any, label: str, entry: Distribution) -> Any:
+    """A value of a distribution from an Optuna trial that was asked for."""
+    if isinstance(entry, Float):
+        return trial.suggest_float(label, entry.low, entry.high, log=entry.log, step=entry.step)
+    if isinstance(entry, Choice):
+        return entry.options[trial.suggest_categorical(label, list(range(len(entry.options))))]
+    return trial.suggest_int(label, entry.low, entry.high)
+
+
+def to_distribution(entry: Distribution) -> Any:
+    """A distribution as Optuna's own; choices by their number, since Optuna's must be plain values."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(entry, Float):
+        return FloatDistribution(entry.low, entry.high, log=entry.log, step=entry.step)
+    if isinstance(entry, Choice):
+        return CategoricalDistribution(tuple(range(len(entry.options))))
+    return IntDistribution(entry.low, entry.high)
+
+
+def to_parameter(entry: Distribution, value: Any) -> Any:
+    """A field's value as Optuna's parameter."""
+    if isinstance(entry, Choice):
+        return entry.options.index(value)
+    return min(entry.high, max(entry.low, value)) if isinstance(entry, Float) else value
+
+
+def shown_trials(state: StudyState) -> list[Trial]:
+    """The trials that a sampler sees, in order of creation: the newest 1 000 and the best 100 of those before.
+
+    Best among older ones means the highest rung, then the highest score.
+    """
+    searched = state.with_role("search")
+    if len(searched) <= NEWEST_SHOWN + BEST_SHOWN:
+        return searched
+    older, newest = searched[:-NEWEST_SHOWN], searched[-NEWEST_SHOWN:]
+    best = heapq.nsmallest(BEST_SHOWN, older, key=lambda trial: ranking_key(trial, state.metric))
+    return sorted(best, key=lambda trial: trial.number) + newest
+
+
+def proposal_seed(study_seed: int, number: int) -> int:
+    """A seed for one proposal, the same after a resume."""
+    return random.Random(f"{study_seed}/{number}").getrandbits(32)
