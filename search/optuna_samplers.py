@@ -14,7 +14,7 @@ import importlib.util
 import math
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from results.state import StudyState, Trial
@@ -25,23 +25,21 @@ from spaces.space import ResolvedSpace
 
 OPTUNA_SAMPLERS = ("tpe", "gp", "nsga2", "cmaes")
 MINIMISED = ("latency_ms", "parameters")  # objectives of which less is better
+MIDDLE = 0.5  # where a conditional field stands that a trial does not have
 POPULATION = 10  # NSGA-II's trials a generation
 GENERATION, CONSTRAINTS = "NSGAIISampler:generation", "constraints"  # where Optuna's samplers look for them
 EPOCH = datetime.datetime(1970, 1, 1)  # Optuna wants a date that nothing of ours depends on
 NEWEST_SHOWN, BEST_SHOWN = 1000, 100  # a proposal's time grows with the history; this keeps TPE's near 30 ms
 
 
-def why_unfit(name: str, fields: Mapping[str, Distribution | When], scheduler: str) -> str:
-    """Why one of Optuna's samplers cannot search these fields under this scheduler; "" where it can."""
+def why_unfit(name: str, scheduler: str) -> str:
+    """Why one of Optuna's samplers cannot serve under this scheduler; "" where it can."""
     if name == "tpe":
         return ""
     if name == "cmaes":
         return "Optuna keeps its state in pickles between trials, which no journal of ours carries or loads"
     if scheduler != "none":
         return f"it learns only from trials that were trained to the end, and --scheduler {scheduler} ends most before"
-    conditional = [field for field, entry in fields.items() if isinstance(entry, When)]
-    if name == "gp" and conditional:
-        return f"its process has one dimension a field, and {', '.join(conditional)} are there under a condition only"
     if name == "gp" and importlib.util.find_spec("scipy") is None:
         return "it needs scipy, which is not installed"
     return ""
@@ -67,22 +65,30 @@ class OptunaSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             directions: list[Any] = ["minimize" if name in MINIMISED else "maximize" for name in self.objectives]
-            storage = self.view.storage(shown_trials(state), state)
+            storage = self.view.storage(self.view.shown(state), state)
             sampler = self._sampler(proposal_seed(self.seed, number))
             study = optuna.create_study(directions=directions, sampler=sampler, storage=storage)
             trial = study.ask()
-            return draw(self.space.fields, lambda label, entry: suggest(trial, label, entry))
+            folded = {name for name, entry in self.space.fields.items() if isinstance(entry, When)}
+            return draw(self.space.fields, lambda label, entry: suggest(trial, label, entry, folded))
 
     def _sampler(self, seed: int) -> Any:
         from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
+
+        space = self.view.distributions
 
         if self.kind == "gp":
             return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
         if self.kind == "nsga2":
             return NSGAIISampler(seed=seed, population_size=POPULATION)
-        return TPESampler(
-            seed=seed, n_startup_trials=STARTUP_TRIALS // 2, multivariate=True, group=True, constant_liar=True
-        )
+
+        class Tpe(TPESampler):
+            """Told its space: finding it out from a thousand trials takes longer than sampling from it."""
+
+            def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+                return space
+
+        return Tpe(seed=seed, n_startup_trials=STARTUP_TRIALS // 2, multivariate=True, constant_liar=True)
 
 
 class View:
@@ -90,20 +96,44 @@ class View:
 
     def __init__(self, fields: Mapping[str, Distribution | When], objectives: Sequence[str]) -> None:
         self.fields, self.objectives = fields, objectives
+        self.distributions = {name: to_distribution(entry) for name, entry in sorted(fields.items())}
+        self._keys: dict[str, tuple[int, tuple[float, float, int]]] = {}
         self._made: dict[str, tuple[tuple[Any, ...], Any]] = {}  # by trial: (what it was made from, the entry)
+
+    def shown(self, state: StudyState) -> list[Trial]:
+        """The trials that a sampler sees, in order of creation: the newest 1 000 and the best 100 of those before.
+
+        Best among older ones means the highest rung, then the highest score.
+        """
+        searched = state.with_role("search")
+        if len(searched) <= NEWEST_SHOWN + BEST_SHOWN:
+            return searched
+        older, newest = searched[:-NEWEST_SHOWN], searched[-NEWEST_SHOWN:]
+        best = heapq.nsmallest(BEST_SHOWN, older, key=lambda trial: self._key(trial, state.metric))
+        return sorted(best, key=lambda trial: trial.number) + newest
+
+    def _key(self, trial: Trial, metric: str) -> tuple[float, float, int]:
+        """The trial's place in a ranking, worked out again only when it has trained on."""
+        known = self._keys.get(trial.id)
+        if known is None or known[0] != len(trial.epochs):
+            self._keys[trial.id] = known = (len(trial.epochs), ranking_key(trial, metric))
+        return known[1]
 
     def storage(self, trials: Sequence[Trial], state: StudyState) -> Any:
         """An Optuna storage that holds these trials and takes one more."""
         from optuna.storages import InMemoryStorage
 
         entries = [self.entry(trial, state) for trial in trials]
+        by_states: dict[Any, list[Any]] = {}
 
         class Shown(InMemoryStorage):
             """Ours in front of what Optuna adds; told in one piece, since add_trial copies each deeply."""
 
             def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[Any]:
-                added = super().get_all_trials(study_id, deepcopy, states)
-                return [entry for entry in entries if states is None or entry.state in states] + added
+                states = None if states is None else tuple(states)
+                if states not in by_states:
+                    by_states[states] = [entry for entry in entries if states is None or entry.state in states]
+                return by_states[states] + super().get_all_trials(study_id, deepcopy, states)
 
         return Shown()
 
@@ -118,7 +148,8 @@ class View:
     def _make(self, trial: Trial, state: StudyState) -> Any:
         from optuna.trial import FrozenTrial, TrialState
 
-        parameters, distributions = self._parameters(trial)
+        parameters = self._parameters(trial)
+        distributions = {name: self.distributions[name] for name in parameters}
         intermediate = {
             epoch: score for epoch in sorted(trial.epochs) if not math.isnan(score := trial.score(state.metric, epoch))
         }
@@ -141,18 +172,11 @@ class View:
             user_attrs={}, system_attrs=attributes, intermediate_values=intermediate,
         )  # fmt: skip
 
-    def _parameters(self, trial: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(value, distribution) by label of what lies inside the space; a base may lie outside in some fields."""
-        parameters: dict[str, Any] = {}
-        distributions: dict[str, Any] = {}
-        values = {name: trial.config.get(name) for name in self.fields if name in trial.config}
-        for name, entry in self.fields.items():
-            label, found = concrete(name, entry, values)
-            value = as_tuple(values.get(name))
-            if found is not None and value is not None and found.contains(value):
-                parameters[label] = to_parameter(found, value)
-                distributions[label] = to_distribution(found)
-        return parameters, distributions
+    def _parameters(self, trial: Trial) -> dict[str, Any]:
+        """A trial's values as Optuna's parameters; a base may have an option that the space does not offer."""
+        values = {name: as_tuple(trial.config[name]) for name in self.fields if name in trial.config}
+        parameters = {name: to_parameter(name, entry, values) for name, entry in self.fields.items()}
+        return {name: value for name, value in parameters.items() if value is not None}
 
     def _values(self, trial: Trial, state: StudyState) -> list[float]:
         """The objectives of a finished trial at its ranked epoch; what is missing counts as worst."""
@@ -165,19 +189,28 @@ class View:
         return [bad if math.isnan(value) else value for value, bad in zip(values, worst, strict=True)]
 
 
-def suggest(trial: Any, label: str, entry: Distribution) -> Any:
+def suggest(trial: Any, label: str, entry: Distribution, folded: Container[str]) -> Any:
     """A value of a distribution from an Optuna trial that was asked for."""
+    name = label.partition(" | ")[0]
+    if name in folded:
+        return entry.at(trial.suggest_float(name, 0.0, 1.0))
     if isinstance(entry, Float):
-        return trial.suggest_float(label, entry.low, entry.high, log=entry.log, step=entry.step)
+        return trial.suggest_float(name, entry.low, entry.high, log=entry.log, step=entry.step)
     if isinstance(entry, Choice):
-        return entry.options[trial.suggest_categorical(label, list(range(len(entry.options))))]
-    return trial.suggest_int(label, entry.low, entry.high)
+        return entry.options[trial.suggest_categorical(name, list(range(len(entry.options))))]
+    return trial.suggest_int(name, entry.low, entry.high)
 
 
-def to_distribution(entry: Distribution) -> Any:
-    """A distribution as Optuna's own; choices by their number, since Optuna's must be plain values."""
+def to_distribution(entry: Distribution | When) -> Any:
+    """A field as Optuna's own distribution: choices by their number, conditional fields by their share of the range.
+
+    Folded into shares, a conditional space has the same dimensions in every trial: TPE then models the learning rate
+    together with its optimizer (with group=True it would model each case apart from everything else).
+    """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    if isinstance(entry, When):
+        return FloatDistribution(0.0, 1.0)
     if isinstance(entry, Float):
         return FloatDistribution(entry.low, entry.high, log=entry.log, step=entry.step)
     if isinstance(entry, Choice):
@@ -185,24 +218,17 @@ def to_distribution(entry: Distribution) -> Any:
     return IntDistribution(entry.low, entry.high)
 
 
-def to_parameter(entry: Distribution, value: Any) -> Any:
-    """A field's value as Optuna's parameter."""
+def to_parameter(name: str, entry: Distribution | When, values: Mapping[str, Any]) -> Any:
+    """A field's value as Optuna's parameter, the nearest there is; None for an option that the space does not offer."""
+    value = values.get(name)
+    if isinstance(entry, When):
+        _, found = concrete(name, entry, values)
+        if found is None or value is None or (isinstance(found, Choice) and value not in found.options):
+            return MIDDLE
+        return found.share(value)
     if isinstance(entry, Choice):
-        return entry.options.index(value)
-    return min(entry.high, max(entry.low, value)) if isinstance(entry, Float) else value
-
-
-def shown_trials(state: StudyState) -> list[Trial]:
-    """The trials that a sampler sees, in order of creation: the newest 1 000 and the best 100 of those before.
-
-    Best among older ones means the highest rung, then the highest score.
-    """
-    searched = state.with_role("search")
-    if len(searched) <= NEWEST_SHOWN + BEST_SHOWN:
-        return searched
-    older, newest = searched[:-NEWEST_SHOWN], searched[-NEWEST_SHOWN:]
-    best = heapq.nsmallest(BEST_SHOWN, older, key=lambda trial: ranking_key(trial, state.metric))
-    return sorted(best, key=lambda trial: trial.number) + newest
+        return entry.options.index(value) if value in entry.options else None
+    return None if value is None else entry.at(entry.share(value))
 
 
 def proposal_seed(study_seed: int, number: int) -> int:

@@ -21,7 +21,7 @@ def make_sampler(
 ) -> Sampler:
     """A sampler by name.
 
-    Raises: SpaceError for one that cannot search this space, with the reason.
+    Raises: SpaceError for one that cannot be used, with the reason.
     """
     if name == "grid":
         return GridSampler(space, seed)
@@ -29,9 +29,9 @@ def make_sampler(
         return RandomSampler(space, seed)
     if name == "qmc":
         return QuasiRandomSampler(space, seed)
-    reason = why_unfit(name, space.fields, scheduler)
+    reason = why_unfit(name, scheduler)
     if reason:
-        raise SpaceError(f"--sampler {name} cannot search this space: {reason}. Take tpe, which can")
+        raise SpaceError(f"--sampler {name} cannot be used: {reason}. Take tpe")
     return OptunaSampler(name, space, seed, objectives)
 
 

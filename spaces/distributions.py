@@ -53,6 +53,15 @@ class Float:
             return math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         return self._quantised(self.low + share * (self.high - self.low))
 
+    def share(self, value: float) -> float:
+        """The inverse of `at`, 0..1; what lies outside counts as the nearer end."""
+        if self.low == self.high:
+            return 0.5
+        low, high, value = (
+            (math.log(n) for n in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        )
+        return min(1.0, max(0.0, (value - low) / (high - low)))
+
     def describe(self) -> str:
         how = " (log)" if self.log else f" in steps of {self.step:.4g}" if self.step else ""
         return f"{self.low:.4g} .. {self.high:.4g}{how}"
@@ -82,6 +91,10 @@ class Integer:
         """The value at a share 0..1 of the way, each as likely."""
         return min(self.high, self.low + int(share * (self.high - self.low + 1)))
 
+    def share(self, value: float) -> float:
+        """The middle of a value's part of 0..1; what lies outside counts as the nearer end."""
+        return min(1.0, max(0.0, (value - self.low + 0.5) / (self.high - self.low + 1)))
+
     def describe(self) -> str:
         return f"{self.low} .. {self.high}"
 
@@ -107,6 +120,10 @@ class Choice:
     def at(self, share: float) -> Any:
         """The option at a share 0..1 of the way, each as likely."""
         return self.options[min(len(self.options) - 1, int(share * len(self.options)))]
+
+    def share(self, value: Any) -> float:
+        """The middle of an option's part of 0..1."""
+        return (self.options.index(value) + 0.5) / len(self.options)
 
     def describe(self) -> str:
         return " | ".join(str(option) for option in self.options)

@@ -90,8 +90,8 @@ class ResolvedSpace:
 
         Raises: ConfigError where the values break a rule across fields.
         """
-        config = self.base.with_values(values)
-        return self.base.with_values({name: value for name, value in values.items() if name in active_fields(config)})
+        active = active_fields(self.base.with_values(values))
+        return self.base.with_values({name: value for name, value in values.items() if name in active})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for study.json: a resumed study searches the space that was planned, whatever the file says now."""
