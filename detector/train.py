@@ -18,7 +18,7 @@ from detector.commands import CommandError, check_device, check_out_folder, chec
 from detector.config import ConfigError, DetectorConfig
 
 
-def read_config(path: Path) -> DetectorConfig:
+def read_config(path: Path, option: str = "--config") -> DetectorConfig:
     """A config from YAML or JSON, e.g. a study's best.yaml or a trial's config.json.
 
     Raises: ConfigError where the file is no mapping of DetectorConfig fields.
@@ -26,14 +26,14 @@ def read_config(path: Path) -> DetectorConfig:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: must be a readable file ({error.strerror})") from None
+        raise ConfigError(f"{option} {path}: must be a readable file ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: must be YAML or JSON; reading it said: {error}") from None
+        raise ConfigError(f"{option} {path}: must be YAML or JSON; reading it said: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"--config {path}: must be a mapping of DetectorConfig fields, got a {type(values).__name__}")
+        raise ConfigError(f"{option} {path}: must be a mapping of DetectorConfig fields, got a {type(values).__name__}")
     if not all(isinstance(name, str) for name in values):
         raise ConfigError(
-            f"--config {path}: names must be text, got {[n for n in values if not isinstance(n, str)][:3]}"
+            f"{option} {path}: names must be text, got {[n for n in values if not isinstance(n, str)][:3]}"
         )
     return DetectorConfig.from_dict(values)
 

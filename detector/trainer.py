@@ -24,7 +24,8 @@ from detector.data.batches import TrainingBatches, TrainingData, load_batch
 from detector.data.cache import CachedSplit
 from detector.data.dataset import coco_ground_truth
 from detector.evaluate import Evaluator, Metrics
-from detector.model.detector import Detector
+from detector.model.detector import Detector, Targets
+from detector.model.losses import WholeBatch
 from detector.model.postprocess import Detections
 from detector.schedule import LearningRate
 
@@ -76,7 +77,12 @@ class Trainer:
         seed: int,
         device: str | torch.device | None = None,
         official_eval: bool = False,
+        micro_batch: int | None = None,
     ) -> None:
+        """`micro_batch`: images at a time within a step, the same gradients in less memory.
+
+        Raises: ConfigError for a config that cannot be built, or whose batch norm allows no micro-batches.
+        """
         self.config, self.data, self.seed = config, data, seed
         self.device = torch.device(device or default_device())
         reader = ConsumedConfig(config)
@@ -105,6 +111,11 @@ class Trainer:
         )
         self.eval_batch_size = min(2 * reading.batch_size, 16)
         reader.check()
+        if micro_batch is not None and any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()
+        ):
+            raise ConfigError("micro-batches need norm group or frozen: batch norm reads the whole batch")
+        self.micro_batch = micro_batch
         self.official_eval = official_eval
         self._evaluators: dict[str, Evaluator] = {}
         self.history: list[EpochResult] = []
@@ -155,20 +166,33 @@ class Trainer:
         classification, box = on_host.mean(dim=0).tolist()
         return classification, box
 
-    def train_batch(self, images: torch.Tensor, targets: Any, lr: float) -> torch.Tensor:
+    def train_batch(self, images: torch.Tensor, targets: Targets, lr: float) -> torch.Tensor:
         """One optimizer step on a batch; returns the detached (classification, box) losses, still on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self._autocast():
-            classification, box = self.model.losses(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        (classification + box).backward()
+        losses = self._backward(images, targets)
         if self.clip_norm > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        return torch.stack([classification.detach(), box.detach()])
+        return losses
+
+    def _backward(self, images: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """Adds the batch's gradients, a micro-batch at a time; returns the (classification, box) losses of the whole."""
+        size = self.micro_batch or len(images)
+        whole = None
+        if size < len(images):
+            parts = [self.model.match(targets.part(n, n + size)) for n in range(0, len(images), size)]
+            whole = WholeBatch(len(images), sum((part >= 0).sum() for part in parts).float())  # type: ignore[union-attr]
+        losses = torch.zeros(2, device=self.device)
+        for start in range(0, len(images), size):
+            with self._autocast():
+                pair = self.model.losses(images[start : start + size], targets.part(start, start + size), whole)
+            (pair[0] + pair[1]).backward()
+            losses += torch.stack([pair[0].detach(), pair[1].detach()])
+        return losses
 
     def evaluate(self, split: str = "val") -> tuple[Metrics, list[dict[str, Any]]]:
         """COCO numbers and detections on `val` or `test`."""
@@ -219,12 +243,16 @@ class Trainer:
             "history": [result.to_dict() for result in self.history],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], longer_schedule: bool = False) -> None:
         """Goes on from a checkpoint of the same config, data and seed.
+
+        `longer_schedule`: schedule_epochs may be more than the checkpoint's, which must lie before any decay.
 
         Raises: ConfigError naming what differs.
         """
         mine = {"config": self.config.to_dict(), "seed": self.seed, "fingerprint": self.data.fingerprint}
+        if longer_schedule:
+            state = {**state, "config": {**state["config"], "schedule_epochs": self.config.schedule_epochs}}
         for name, value in mine.items():
             if state.get(name) != value:
                 raise ConfigError(

@@ -101,6 +101,7 @@ class StudyState:
         self.arrivals: list[dict[str, float]] = [{} for _ in levels]  # scores by trial, in order of arrival
         self.promoted: list[set[str]] = [set() for _ in levels]
         self.proposals = 0
+        self.restarts: list[str] = []  # trials whose config trains to a longer study's top
         self.records: list[dict[str, Any]] = []
         self.ended: str = ""  # why the study ended, "" while it runs
 
@@ -199,7 +200,7 @@ class StudyState:
         """A longer study: one more rung on top, for trials to come; those before keep the schedule they began."""
         old_top = len(self.levels) - 1
         self.promoted[old_top] |= set(self.arrivals[old_top])
-        self.levels = list(record["levels"])
+        self.levels, self.restarts = list(record["levels"]), list(record["restart"])
         self.arrivals.append({})
         self.promoted.append(set())
 

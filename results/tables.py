@@ -58,7 +58,7 @@ def leaderboard(state: StudyState) -> list[Row]:
 
 
 def configurations(state: StudyState) -> list[Row]:
-    """A row a configuration, best first: this table ranks.
+    """A row a configuration, best first: this table ranks, those measured on fresh seeds before all others.
 
     n counts trials of the configuration on fresh seeds where there are any (role final), else those of the search;
     optimism is the search's score minus the mean on fresh seeds.
@@ -89,7 +89,10 @@ def configurations(state: StudyState) -> list[Row]:
             row["mAP_mean"] = statistics.fmean(maps) if maps else math.nan
             row["mAP_sd"] = statistics.stdev(maps) if len(maps) > 1 else math.nan
         rows.append({**row, **{name: trials[0].config.get(name) for name in fields}})
-    return sorted(rows, key=lambda r: (-r["best_rung"], _last_if_nan(r[f"{state.metric}_mean"])))
+    fresh = {trial.config_hash for trial in state.with_role("final")}
+    return sorted(
+        rows, key=lambda r: (r["config"] not in fresh, -r["best_rung"], _last_if_nan(r[f"{state.metric}_mean"]))
+    )
 
 
 def _last_if_nan(score: float) -> float:

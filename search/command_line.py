@@ -9,7 +9,7 @@ import sys
 from detector.config import ConfigError
 from detector.data.dataset import DataError
 from results.records import JournalError
-from search.options import DEFAULT_RUNS_DIR, DEFAULT_SPACES, Options, StudyError
+from search.options import DEFAULT_MAX_FAILURES, DEFAULT_RUNS_DIR, DEFAULT_SPACES, Options, StudyError
 from spaces.distributions import SpaceError
 
 EXIT_USER_ERROR = 2
@@ -55,6 +55,13 @@ def add_training_options(group: argparse._ArgumentGroup) -> None:
         help="fix a DetectorConfig field, as YAML; may be repeated (default: nothing fixed)",
     )  # fmt: skip
     group.add_argument(
+        "--max-failures", type=int, help=f"times a trial is run again after an error (default: {DEFAULT_MAX_FAILURES})"
+    )
+    group.add_argument(
+        "--trainer",
+        help="package.module:Class with our Trainer's methods, to search around your own detector (default: ours)",
+    )
+    group.add_argument(
         "--official-eval", action="store_true", help="evaluate with pycocotools throughout (default: faster-coco-eval)"
     )
 
@@ -75,6 +82,11 @@ def add_study_options(parser: argparse.ArgumentParser, extends: str) -> None:
     output = parser.add_argument_group("study")
     output.add_argument("--name", help="name of the study's folder (default: space and time; with --resume the newest)")
     output.add_argument("--runs-dir", default=DEFAULT_RUNS_DIR, help=f"where studies lie (default: {DEFAULT_RUNS_DIR})")
+    output.add_argument(
+        "--keep",
+        help="checkpoints of trials that are not training: all, promotable (those that may still go on), top:N or best; "
+        "one that goes on without its own trains from the start (default: all)",
+    )
     output.add_argument(
         "--resume", action="store_true", help=f"go on with a study; {extends} may extend it (default: a new one)"
     )

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from detector.config import ConfigError, DetectorConfig
 from results.state import ON_RUNGS, StudyState, Trial
-from search.afterwards import DEFAULT_TOP, missing_audit, missing_final
+from search.afterwards import DEFAULT_TOP, best_of_search, missing_audit, missing_final
 from search.failures import remedy_for
 from search.known import KnownElsewhere
 from search.rungs import Rung, Scheduler
@@ -51,6 +51,7 @@ class Leg:
     start_from: str = (
         ""  # a trial's folder, in this study's or whole: its checkpoint is begun with where this trial has none
     )
+    longer_schedule: bool = False  # that checkpoint lies before the decay of a shorter schedule
     alone: bool = False  # nothing else may run on its device
     micro_batch: int | None = None
     probe: bool = False  # measures an epoch's seconds and trains nothing
@@ -154,7 +155,7 @@ class Engine:
     def next_leg(self, **resources: Any) -> Leg | None:
         """The next thing to train on a free slot, or None while there is nothing (more) to start."""
         while not self.stopping and not any(leg.alone for leg in self.running.values()):
-            trial = self._owed() or self._promotion() or self._new_trial() or self._afterwards()
+            trial = self._owed() or self._promotion() or self._restart() or self._new_trial() or self._afterwards()
             if trial is None:
                 return None
             remedy = remedy_for(trial, self.limits.max_failures)
@@ -170,9 +171,10 @@ class Engine:
         config = self.space.base.with_values(trial.config)
         if trial.seconds_per_epoch is not None:
             config = config.with_values({"schedule_epochs": trial.levels[-1]})
+        start_from, longer = self._start_from(trial)
         leg = Leg(
-            trial.id, trial.legs + 1, config.to_dict(), trial.seed, trial.leg_target, self._start_from(trial),
-            alone, micro_batch, probe,
+            trial.id, trial.legs + 1, config.to_dict(), trial.seed, trial.leg_target, start_from, longer, alone,
+            micro_batch, probe,
         )  # fmt: skip
         special: dict[str, Any] = {
             name: getattr(leg, name) for name in ("alone", "micro_batch", "probe", "start_from") if getattr(leg, name)
@@ -185,10 +187,14 @@ class Engine:
         self._index_leg(trial)
         return leg
 
-    def _start_from(self, trial: Trial) -> str:
+    def _start_from(self, trial: Trial) -> tuple[str, bool]:
+        """(the folder of a trial that this one goes on from, whether before the decay of its schedule)."""
         if trial.reused:
-            return trial.reused
-        return f"trials/{trial.of}" if trial.role == "audit" else ""
+            return trial.reused, False
+        extends = trial.role == "search" and bool(trial.of)
+        if trial.role == "audit" or (extends and trial.config["schedule"] == "constant"):
+            return f"trials/{trial.of}", extends
+        return "", False
 
     def _owed(self) -> Trial | None:
         """A trial whose leg was decided on and is not under way, first created first."""
@@ -212,6 +218,26 @@ class Engine:
         trial, rung = self.state.trials[promotion[0]], promotion[1]
         self.record("promoted", trial=trial.id, rung=rung, to_epoch=trial.levels[rung + 1])
         return trial
+
+    def extend(self, epochs: int) -> None:
+        """Makes the study longer: one more rung on top, for which the best finished trials start again or go on."""
+        finished = [t for t in best_of_search(self.state, len(self.by_config)) if t.outcome == "finished"]
+        restart = [trial.id for trial in finished[: self.limits.top]]
+        self.record("levels_extended", levels=[*self.state.levels, epochs], restart=restart)
+        self.scheduler.levels = list(self.state.levels)
+
+    def _restart(self) -> Trial | None:
+        """A trial that is due to train to a longer study's top: its config with the longer schedule."""
+        for identity in self.state.restarts:
+            trial, top = self.state.trials[identity], self.state.levels[-1]
+            config = self.space.base.with_values({**trial.config, "schedule_epochs": top})
+            if config.hash() not in self.by_config:
+                own = trial_id(config, self.fingerprint, trial.seed)
+                more = {"of": identity, "to_epoch": top}
+                return self._add(
+                    own, "search", config.hash(), config.active_dict(), trial.varied, trial.seed, None, more
+                )
+        return None
 
     def _new_trial(self) -> Trial | None:
         """The next configuration that is neither known nor impossible; trial 1 is the base, warm starts follow it."""

@@ -8,7 +8,6 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +118,7 @@ def _probe(job: dict[str, Any]) -> list[float]:
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
     from detector.trainer import Trainer
+    from search.probe import probe_seconds
 
     torch.set_num_threads(job["threads"])
     seconds = []
@@ -127,27 +127,8 @@ def _probe(job: dict[str, Any]) -> list[float]:
         source = DataSource.from_dict(job["source"])
         data = load_training_data(source, config.image_size_px, job["skip_bad"], config.train_split)
         trainer = Trainer(config, data, 0, job["device"])
-        seconds.append(_epoch_seconds(trainer))
+        seconds.append(probe_seconds(trainer))
     return seconds
-
-
-def _epoch_seconds(trainer: Any) -> float:
-    """A warm batch's time times the steps, plus the evaluation's share of a few batches."""
-    import copy
-
-    batches = trainer.batches.epoch(1)
-    times = []
-    for _ in range(min(5, trainer.batches.steps)):
-        start = time.perf_counter()
-        images, targets = next(batches)
-        trainer.train_batch(images, targets, trainer.config.lr)
-        times.append(time.perf_counter() - start)
-    few = copy.copy(trainer.data.val)
-    few.images = few.images[: 2 * trainer.eval_batch_size]
-    start = time.perf_counter()
-    trainer.detect(few)
-    evaluation = (time.perf_counter() - start) * len(trainer.data.val) / len(few)
-    return float(statistics.median(times[1:] or times) * trainer.batches.steps + evaluation)
 
 
 if __name__ == "__main__":

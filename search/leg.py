@@ -1,6 +1,6 @@
 """One leg on a worker: from a trial's checkpoint to its rung, an epoch a step, everything left in the trial's folder.
 
-`LegRunner` knows nothing of Ray; `LegTrainable` hands it to Ray Tune.
+It knows nothing of Ray: placement.py hands it to Ray Tune.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Trainable
-
 from results.state import metric_of
 from search.journal import write_atomically
+from search.probe import probe_seconds
 
-CHECKPOINT, BEST, DETECTIONS, THREADS, LOG, ERROR = (
-    "checkpoint.pt", "best.pt", "detections.json", "threads", "log.txt", "error.txt",
+CHECKPOINT, BEST, BEFORE_DECAY, DETECTIONS, THREADS, LOG, ERROR = (
+    "checkpoint.pt", "best.pt", "before_decay.pt", "detections.json", "threads", "log.txt", "error.txt",
 )  # fmt: skip
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")  # of torch's RuntimeErrors
 
 # The decoded datasets that this process has opened, by (source, canvas, split): the next leg on it starts at once.
 _OPEN_DATA: dict[tuple[str, tuple[int, int], str], Any] = {}
@@ -40,8 +40,8 @@ class LegRunner:
     def step(self) -> dict[str, Any]:
         """Trains one epoch (none where the checkpoint is at the rung already).
 
-        Returns {"epochs": results to journal, "outcome": "" while it goes on, else reached / diverged / infeasible /
-        error, "reason": ...}.
+        Returns {"epochs": results to journal, "outcome": "" while it goes on, else reached / diverged / out_of_memory /
+        error / probed / interrupted, "reason": ...}.
         """
         from detector.trainer import DivergedError
 
@@ -49,6 +49,8 @@ class LegRunner:
         try:
             if self.trainer is None:
                 self.trainer = self._open()
+                if self.leg["probe"]:
+                    return self._end([], "probed", seconds_per_epoch=probe_seconds(self.trainer))
                 epochs = [
                     {**self._report(result), "absorbed": True} for result in self.trainer.history
                 ]  # what the journal may lack
@@ -60,11 +62,9 @@ class LegRunner:
             if error.errno == errno.ENOSPC:  # nothing is wrong with the trial: it goes on when there is room
                 return self._end(epochs, "interrupted", "the disk is full", disk_full=True)
             return self._error(epochs, error)
-        except MemoryError:
-            return self._end(epochs, "infeasible", "out of memory")
         except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":
-                return self._end(epochs, "infeasible", "out of memory on the device")
+            if is_out_of_memory(error):
+                return self._end(epochs, "out_of_memory", str(error).splitlines()[0] if str(error) else "out of memory")
             return self._error(epochs, error)
         reached = self.trainer.epoch >= self.leg["to_epoch"]
         return self._end(epochs, "reached" if reached else "")
@@ -82,18 +82,35 @@ class LegRunner:
         import torch
 
         from detector.config import DetectorConfig
-        from detector.trainer import Trainer, load_checkpoint
+        from search.trainers import make_trainer
 
         torch.set_num_threads(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
         data = open_data(self.study["source"], config.image_size_px, self.study["skip_bad"], config.train_split)
-        trainer = Trainer(config, data, self.leg["seed"], self.study["device"], self.study["official_eval"])
+        trainer = make_trainer(
+            self.study["trainer"], config, data, self.leg["seed"], self.study["device"], self.study["official_eval"],
+            self.leg["micro_batch"],
+        )  # fmt: skip
         (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
-        state = load_checkpoint(self.folder / CHECKPOINT)
-        if state is not None:
-            trainer.load_state_dict(state)
+        self._load(trainer)
         self._log(f"leg {self.leg['number']}: epochs {trainer.epoch} -> {self.leg['to_epoch']}, {self.threads} threads")
         return trainer
+
+    def _load(self, trainer: Any) -> None:
+        """Goes on from the trial's own checkpoint, else from that of the trial it follows, where there is one."""
+        from detector.trainer import load_checkpoint
+
+        state = load_checkpoint(self.folder / CHECKPOINT)
+        if state is None and self.leg["start_from"]:
+            source = Path(self.study["folder"]) / self.leg["start_from"]
+            longer = bool(self.leg["longer_schedule"])
+            state = load_checkpoint(source / (BEFORE_DECAY if longer else CHECKPOINT))
+            if state is not None:
+                trainer.load_state_dict(state, longer)
+                self._log(f"goes on from {source}")
+            return
+        if state is not None:
+            trainer.load_state_dict(state)
 
     def _train_epoch(self) -> dict[str, Any]:
         import torch
@@ -103,16 +120,28 @@ class LegRunner:
         self._follow_thread_change(torch)
         result = self.trainer.step()
         state = self.trainer.state_dict()
-        scores = [metric_of(row.to_dict(), self.study["metric"]) for row in self.trainer.history]
-        if all(math.isnan(earlier) or scores[-1] > earlier for earlier in scores[:-1]):
+        if self._is_ranked_epoch():
             write_atomically(self.folder / DETECTIONS, json.dumps(self.trainer.detections).encode())
             save_weights(state, self.folder / BEST)
         save_checkpoint(state, self.folder / CHECKPOINT)
+        config = self.leg["config"]
+        if (
+            config["schedule"] == "constant"
+            and result.epoch == config["schedule_epochs"] - config["final_decay_epochs"]
+        ):
+            save_checkpoint(state, self.folder / BEFORE_DECAY, keep_previous=False)  # a longer study goes on from here
         self._log(
             f"epoch {result.epoch}: loss {result.train_loss:.4f} mAP {result.metrics['mAP']:.4f} "
             f"AP50 {result.metrics['AP50']:.4f} in {result.seconds:.1f} s"
         )
         return self._report(result)
+
+    def _is_ranked_epoch(self) -> bool:
+        """Whether the epoch just trained is the one that the tables show so far."""
+        scores = [metric_of(row.to_dict(), self.study["metric"]) for row in self.trainer.history]
+        return self.study["rank_on"] == "last" or all(
+            math.isnan(earlier) or scores[-1] > earlier for earlier in scores[:-1]
+        )
 
     def _report(self, result: Any) -> dict[str, Any]:
         return {**result.to_dict(), "seconds": result.seconds, "leg": self.leg["number"], "threads": self.threads}
@@ -131,6 +160,13 @@ class LegRunner:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device or the machine has no more memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+
+
 def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool, train_split: str) -> Any:
     """The training data on a canvas, opened once per process."""
     from detector.data.batches import load_training_data
@@ -140,24 +176,3 @@ def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool, t
     if key not in _OPEN_DATA:
         _OPEN_DATA[key] = load_training_data(DataSource.from_dict(source), canvas, skip_bad, train_split)
     return _OPEN_DATA[key]
-
-
-class LegTrainable(Trainable):
-    """Ray Tune's view of a leg: one process per slot imports torch once and is reused from leg to leg."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.runner = LegRunner(**json.loads(config["leg"]))
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.runner = LegRunner(**json.loads(new_config["leg"]))
-        return True
-
-    def step(self) -> dict[str, Any]:
-        report = self.runner.step()
-        return {"report": json.dumps(report), "done": bool(report["outcome"])}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: a leg's state lies in the trial's folder, and the journal says what is to be trained."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing, as above."""

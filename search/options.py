@@ -8,11 +8,16 @@ from typing import Any
 import yaml
 
 from detector.config import ConfigError, check_field_name, coerce
+from results.state import PRUNE_ON, RANK_ON
 from search.rungs import SCHEDULERS
 from search.sampler import SAMPLERS
 
 DEFAULT_RUNS_DIR = "runs"
 DEFAULT_SEEDS = 3
+BUDGET_UNITS = ("epochs", "seconds")
+KEEP = ("all", "promotable", "top", "best")
+LEAST_AUDIT = 5
+DEFAULT_MAX_FAILURES = 1
 DEFAULT_SPACES = {"search": "retinanet", "ablation": "tdt4265_report"}
 
 
@@ -54,6 +59,18 @@ class Options:
     concurrent: int | None = None
     set_fields: list[str] = field(default_factory=list)
     official_eval: bool = False
+    seeds_final: int | None = None
+    top: int | None = None
+    audit: int | None = None
+    prune_on: str | None = None
+    rank_on: str | None = None
+    reuse: list[str] = field(default_factory=list)
+    start_from: str | None = None
+    space_edit: str | None = None
+    budget_unit: str | None = None
+    keep: str | None = None
+    max_failures: int | None = None
+    trainer: str | None = None
     test: bool = False
     dry_run: bool = False
 
@@ -69,11 +86,20 @@ def check_choices(options: Options) -> None:
         ("--profile", options.profile, ("auto", "cpu", "gpu")),
         ("--sampler", options.sampler, (None, *SAMPLERS)),
         ("--scheduler", options.scheduler, (None, *SCHEDULERS)),
+        ("--prune-on", options.prune_on, (None, *PRUNE_ON)),
+        ("--rank-on", options.rank_on, (None, *RANK_ON)),
+        ("--budget-unit", options.budget_unit, (None, *BUDGET_UNITS)),
     ):
         if value not in allowed:
             raise StudyError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
     parse_set_fields(options.set_fields)
-    positive = ("trials", "epochs", "max_hours", "concurrent", "seeds")
+    positive = ("trials", "epochs", "max_hours", "concurrent", "seeds", "top")
+    for name in ("seeds_final", "audit", "max_failures"):
+        if (getattr(options, name) or 0) < 0:
+            raise StudyError(f"--{name.replace('_', '-')} must not be negative, got {getattr(options, name)}")
+    if options.audit and options.audit < LEAST_AUDIT:
+        raise StudyError(f"--audit must be at least {LEAST_AUDIT}, got {options.audit}: fewer tell next to nothing")
+    check_keep(options.keep)
     for name, number in [(f"--{n.replace('_', '-')}", getattr(options, n)) for n in positive]:
         if number is not None and number <= 0:
             raise StudyError(f"{name} must be positive, got {number}")
@@ -81,6 +107,13 @@ def check_choices(options: Options) -> None:
         raise StudyError(f"--gpus-per-trial must not be negative, got {options.gpus_per_trial}")
     if options.name and ("/" in options.name or options.name.startswith(".")):
         raise StudyError(f"--name must be a plain folder name, got {options.name!r}")
+
+
+def check_keep(keep: str | None) -> None:
+    """Raises: StudyError where --keep is no rule about checkpoints."""
+    rule, colon, number = (keep or "all").partition(":")
+    if rule not in KEEP or (rule == "top") != (bool(colon) and number.isdigit() and int(number) > 0):
+        raise StudyError(f"--keep must be one of all, promotable, top:N, best, got {keep!r}")
 
 
 def parse_set_fields(pairs: list[str]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from results.state import StudyState, Trial
 from results.tables import ranking_key
 from search.screening import STARTUP_TRIALS, screening
@@ -75,7 +77,7 @@ class OptunaSampler:
     def _sampler(self, seed: int) -> Any:
         from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
 
-        space = self.view.distributions
+        space, rows = self.view.distributions, self.view.rows
 
         if self.kind == "gp":
             return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
@@ -88,6 +90,14 @@ class OptunaSampler:
             def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
                 return space
 
+            def _get_internal_repr(self, trials: Any, search_space: Any, study: Any) -> Any:
+                """The same numbers as Optuna's own, made once a trial; should Optuna drop it, nobody calls this."""
+                if list(search_space) != list(space):
+                    return super()._get_internal_repr(trials, search_space, study)
+                told = [rows[trial.number] for trial in trials if trial.number in rows]
+                table = np.array(told, dtype=np.float64).reshape(len(told), len(space))
+                return {name: table[:, column] for column, name in enumerate(space)}
+
         return Tpe(seed=seed, n_startup_trials=STARTUP_TRIALS // 2, multivariate=True, constant_liar=True)
 
 
@@ -97,6 +107,7 @@ class View:
     def __init__(self, fields: Mapping[str, Distribution | When], objectives: Sequence[str]) -> None:
         self.fields, self.objectives = fields, objectives
         self.distributions = {name: to_distribution(entry) for name, entry in sorted(fields.items())}
+        self.rows: dict[int, list[float]] = {}  # Optuna's own numbers of every trial that has all fields, by its number
         self._keys: dict[str, tuple[int, tuple[float, float, int]]] = {}
         self._made: dict[str, tuple[tuple[Any, ...], Any]] = {}  # by trial: (what it was made from, the entry)
 
@@ -150,6 +161,8 @@ class View:
 
         parameters = self._parameters(trial)
         distributions = {name: self.distributions[name] for name in parameters}
+        if len(parameters) == len(self.distributions):
+            self.rows[trial.number] = [d.to_internal_repr(parameters[name]) for name, d in self.distributions.items()]
         intermediate = {
             epoch: score for epoch in sorted(trial.epochs) if not math.isnan(score := trial.score(state.metric, epoch))
         }

@@ -17,14 +17,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
 from search.engine import Engine
 from search.journal import write_atomically
-from search.leg import THREADS, LegTrainable
+from search.leg import THREADS, LegRunner
 from search.resources import Resources
+
+
+class LegTrainable(tune.Trainable):
+    """Ray Tune's view of a leg: one process per slot imports torch once and is reused from leg to leg."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.runner = LegRunner(**json.loads(config["leg"]))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.runner = LegRunner(**json.loads(new_config["leg"]))
+        return True
+
+    def step(self) -> dict[str, Any]:
+        report = self.runner.step()
+        node = ray.get_runtime_context().get_node_id()
+        return {"report": json.dumps(report), "node": node, "done": bool(report["outcome"])}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a leg's state lies in the trial's folder, and the journal says what is to be trained."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing, as above."""
 
 
 class LegSearcher(Searcher):
@@ -42,6 +65,7 @@ class LegSearcher(Searcher):
         self.engine, self.study, self.resources = engine, study, resources
         self.on_change, self.stopping = on_change, stopping
         self.legs: dict[str, str] = {}  # our trial by Tune's trial id
+        self.nodes: dict[str, str] = {}  # where a leg was last heard of
 
     def suggest(self, trial_id: str) -> Any:
         assert len(self.engine.running) < self.resources.slots, "asked for a leg while no slot is free"
@@ -67,6 +91,7 @@ class LegSearcher(Searcher):
             write_atomically(file, str(self.resources.lone_threads).encode())
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.nodes[trial_id] = str(result.get("node", ""))
         self._take_epochs(self.legs[trial_id], _report_of(result))
         self.on_change()
 
@@ -82,8 +107,16 @@ class LegSearcher(Searcher):
         elif self.stopping():
             self.engine.on_leg_end(trial, "interrupted", reason="the study was stopped")
         else:
-            self.engine.on_leg_end(trial, "lost", reason="its worker ended")
+            alive = self._node_alive(trial_id)
+            reason = "its worker ended" if alive else "its node died"
+            self.engine.on_leg_end(trial, "lost", reason=reason, node_alive=alive)
         self.on_change()
+
+    def _node_alive(self, trial_id: str) -> bool:
+        """Whether the node of a leg still lives; of one never heard of, whether all do."""
+        dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        known = self.nodes.get(trial_id)
+        return known not in dead if known else not dead
 
     def _take_epochs(self, trial: str, report: dict[str, Any]) -> None:
         for epoch in report.get("epochs", []):
@@ -116,10 +149,10 @@ class StopWhenAsked(tune.Stopper):
     @property
     def asked(self) -> bool:
         """Whether legs end before their rung because somebody wants it so."""
-        return self.interruption.happened or self.engine.out_of_time or self.engine.disk_full
+        return self.interruption.happened or self.engine.stopping
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.engine.out_of_time or self.engine.disk_full
+        return self.engine.stopping
 
     def stop_all(self) -> bool:
         return self.interruption.happened

@@ -13,6 +13,7 @@ from detector.config import ConfigError, DetectorConfig
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from detector.evaluate import METRIC_NAMES
 from results.records import PLAN_NAME
+from search.afterwards import DEFAULT_TOP
 from search.dataset import (
     config_check,
     decode_canvases,
@@ -23,11 +24,12 @@ from search.dataset import (
 )
 from search.grid import grid_size
 from search.journal import write_atomically
-from search.options import DEFAULT_SEEDS, Options, StudyError, check_choices, parse_set_fields
+from search.options import DEFAULT_MAX_FAILURES, DEFAULT_SEEDS, Options, StudyError, check_choices, parse_set_fields
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, count_gpus, plan_resources
 from search.rungs import rung_levels
 from spaces.chain import WEIGHT_FILES, ResolvedStep, absolute_weights, resolve_chain
+from spaces.distributions import as_tuple
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space, space_names
 from spaces.space import Profile, ResolvedSpace, resolve, train_split_of
@@ -44,7 +46,9 @@ class Study:
     space: ResolvedSpace
     resources: Resources
     resumed: bool
+    levels: list[int]  # the rungs as they are now; the plan's, unless the study was extended
     check: Callable[[DetectorConfig], None]  # raises ConfigError for a config that this dataset cannot train
+    extend_to: int | None = None  # epochs of a rung that this session adds on top
 
     @property
     def steps(self) -> list[ResolvedStep]:
@@ -85,6 +89,9 @@ def make_plan(options: Options, say: Any) -> Study:
         "imagenet_weights": options.imagenet_weights,
         **settled,
         "max_hours": options.max_hours,
+        "max_failures": DEFAULT_MAX_FAILURES if options.max_failures is None else options.max_failures,
+        "keep": options.keep or "all",
+        "trainer": options.trainer or "",
         "official_eval": options.official_eval,
         "skip_bad": options.skip_bad,
         "source": given.source.to_dict(),
@@ -102,7 +109,7 @@ def make_plan(options: Options, say: Any) -> Study:
         raise StudyError(
             f"{folder} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
         )
-    return Study(folder, plan, resolved, resources, resumed=False, check=given.check)
+    return Study(folder, plan, resolved, resources, resumed=False, levels=plan["levels"], check=given.check)
 
 
 def _read_what_is_given(options: Options, say: Any) -> _Given:
@@ -144,10 +151,34 @@ def _settle_search(options: Options, given: _Given) -> dict[str, Any]:
         trials = options.trials or all_of_it
     metric = options.metric or "mAP"
     _check_metric(metric, given.dataset)
+    if options.space_edit:
+        raise StudyError(
+            "--space-edit changes a study that there is; give it with --resume, or as --space of a new one"
+        )
     return {
         "metric": metric, "seed": options.seed or 0, "sampler": sampler, "scheduler": scheduler, "levels": levels,
         "eta": eta, "grace": grace, "epochs": epochs, "trials": trials,
+        "prune_on": options.prune_on or "last", "rank_on": options.rank_on or "best",
+        "seeds_final": options.seeds_final or 0, "top": options.top or DEFAULT_TOP, "audit": options.audit or 0,
+        "budget_unit": options.budget_unit or "epochs",
+        "warm_starts": [warm_start(options.start_from, given)] if options.start_from else [],
+        "reuse": [str(Path(folder).resolve()) for folder in options.reuse],
     }  # fmt: skip
+
+
+def warm_start(file: str, given: _Given) -> dict[str, Any]:
+    """What a config changes on the base, to be tried right after it; its canvas and training split are the study's.
+
+    Raises: ConfigError for a file that holds no config, or one that cannot be trained on this data.
+    """
+    from detector.train import read_config
+
+    base = given.space.base.to_dict()
+    config = read_config(Path(file), "--start-from")
+    own = ("image_size_px", "train_split", "schedule_epochs", "steps_per_epoch")  # how long and on what: the study's
+    values = {name: value for name, value in config.to_dict().items() if value != base[name] and name not in own}
+    given.check(given.space.base.with_values(values))
+    return {name: as_tuple(value) for name, value in values.items()}
 
 
 def _settle_ablation(options: Options, given: _Given) -> dict[str, Any]:

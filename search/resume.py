@@ -8,12 +8,15 @@ from typing import Any
 
 from detector.config import DetectorConfig
 from detector.data.coco import load_dataset
-from detector.data.dataset import DataSource
+from detector.data.dataset import DataSource, DetectionDataset
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
 from search.dataset import config_check, decode_canvases, describe_dataset
 from search.options import Options, StudyError, check_choices, parse_set_fields
 from search.plan import Study, resources_of, wants_extended
-from spaces.space import ResolvedSpace
+from spaces.distributions import Distribution, When
+from spaces.fitting import DatasetFacts
+from spaces.loading import load_space
+from spaces.space import ResolvedSpace, resolve
 
 # The options that name data file by file: split of the source, and whether annotations or images.
 SPLIT_OPTIONS = {
@@ -21,8 +24,18 @@ SPLIT_OPTIONS = {
     "extended_annotations": ("extended", 0),
 }  # fmt: skip
 # What --resume may change; everything else is the plan's.
-MAY_CHANGE = ("runs_dir", "name", "resume", "trials", "seeds", "max_hours", "cpus_per_trial", "gpus_per_trial", "concurrent", "test",
-              "dry_run")  # fmt: skip
+EXTENDS = (
+    "trials",
+    "max_hours",
+    "seeds_final",
+    "top",
+    "audit",
+    "reuse",
+    "keep",
+    "max_failures",
+)  # stand in the journal then
+MAY_CHANGE = (*EXTENDS, "runs_dir", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "test", "dry_run",
+              "epochs", "space_edit")  # fmt: skip
 
 
 def resume_plan(options: Options, say: Any) -> Study:
@@ -59,13 +72,25 @@ def resume_plan(options: Options, say: Any) -> Study:
             f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
         )
     # study.json is never rewritten: what an earlier session extended stands in the journal.
-    before = {"trials": plan["trials"], "max_hours": plan["max_hours"], **_last_session(folder)}
-    trials = options.trials or before["trials"]
+    records = read_journal(folder / JOURNAL_NAME) if (folder / JOURNAL_NAME).is_file() else []
+    plan = {**plan, **_last_session(records)}
+    asked = {name: getattr(options, name) for name in EXTENDS if getattr(options, name) not in (None, [])}
+    if "reuse" in asked:
+        asked["reuse"] = [*plan.get("reuse", []), *(str(Path(run).resolve()) for run in asked["reuse"])]
+    plan = {**plan, **asked}
     if options.seeds:
-        trials = options.seeds * len(plan["steps"])
-    plan = {**plan, "trials": trials, "max_hours": options.max_hours or before["max_hours"]}
+        plan["trials"] = options.seeds * len(plan["steps"])
+    trials = plan["trials"]
+    levels, extend_to = _levels(plan, records, options.epochs)
+    if extend_to or levels != plan["levels"]:
+        space.base = space.base.with_values({"schedule_epochs": extend_to or levels[-1]})
+    if options.space_edit:
+        space.fields = edited_fields(options.space_edit, plan, dataset)
+        plan["fields"] = space.to_dict()["fields"]
+    elif "fields" in plan:
+        space = ResolvedSpace.from_dict({**space.to_dict(), "fields": plan["fields"]})
     resources = resources_of(options, trials, plan["profile"] == "gpu")
-    return Study(folder, plan, space, resources, resumed=True, check=config_check(dataset))
+    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to)
 
 
 KINDS = {
@@ -83,12 +108,34 @@ def _searches(plan: dict[str, Any], space: str) -> bool:
     return space in (plan["space"]["space"], plan["space_option"])
 
 
-def _last_session(folder: Path) -> dict[str, Any]:
-    """Trials and hours as the study's last session had them; nothing before the first."""
-    journal = folder / JOURNAL_NAME
-    records = read_journal(journal) if journal.is_file() else []
+def _last_session(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What may be extended, as the study's last session had it; nothing before the first."""
     sessions = [record for record in records if record["event"] == "session_started"]
-    return {name: sessions[-1][name] for name in ("trials", "max_hours")} if sessions else {}
+    return {name: sessions[-1][name] for name in (*EXTENDS, "fields") if name in sessions[-1]} if sessions else {}
+
+
+def _levels(plan: dict[str, Any], records: list[dict[str, Any]], epochs: int | None) -> tuple[list[int], int | None]:
+    """(the rungs after all earlier extensions, the epochs that this session adds on top).
+
+    Raises: StudyError for epochs that a study cannot be cut to or extended by.
+    """
+    levels = next((r["levels"] for r in reversed(records) if r["event"] == "levels_extended"), plan["levels"])
+    if epochs in (None, levels[-1]):
+        return levels, None
+    assert epochs is not None
+    if epochs < levels[-1]:
+        raise StudyError(f"--epochs {epochs}: the study trains to {levels[-1]} already; it can only be extended")
+    if plan.get("budget_unit", "epochs") != "epochs" or plan.get("steps"):
+        raise StudyError("--epochs extends a search whose budget is in epochs; start a new study for another length")
+    return levels, epochs
+
+
+def edited_fields(name: str, plan: dict[str, Any], dataset: DetectionDataset) -> dict[str, Distribution | When]:
+    """The fields that a space file searches on this study's data; the study keeps its base.
+
+    Raises: SpaceError, ConfigError for a file that is no space, or whose ranges cannot be.
+    """
+    return resolve(load_space(name), plan["profile"], DatasetFacts(**dataset.facts())).fields
 
 
 def _option_name(attribute: str) -> str:

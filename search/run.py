@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from results.state import PRUNE_ON, RANK_ON
 from search import command_line
+from search.afterwards import DEFAULT_TOP
 from search.options import Options
 from search.rungs import SCHEDULERS
 from search.sampler import SAMPLERS
@@ -25,8 +27,32 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_argument("--eta", type=int, help="one in eta trials is promoted (default: the space's)")
     search.add_argument("--metric", help="mAP, AP50, AP75, AP_small, .. or class:NAME (default: mAP)")
     search.add_argument("--seed", type=int, help="of proposals and training (default: 0)")
-    command_line.add_training_options(search)
+    search.add_argument("--prune-on", help=f"what a rung judges by: {', '.join(PRUNE_ON)} score (default: last)")
+    search.add_argument("--rank-on", help=f"which epoch the tables show: {', '.join(RANK_ON)} (default: best)")
     search.add_argument(
+        "--budget-unit",
+        help="epochs or seconds: with seconds, --epochs and --grace are seconds of a trial, converted once into its own "
+        "epochs by a probe (default: epochs)",
+    )
+    command_line.add_training_options(search)
+    known = parser.add_argument_group("what is known")
+    known.add_argument("--start-from", help="a config to try right after the base, e.g. another study's best.yaml")
+    known.add_argument(
+        "--reuse", action="append", default=[], metavar="RUN",
+        help="a study on the same data: what it has trained is not trained again, nor counted; may be repeated",
+    )  # fmt: skip
+    known.add_argument(
+        "--space-edit", help="with --resume: a space whose fields replace the searched ones from here on"
+    )
+    after = parser.add_argument_group("after the search")
+    after.add_argument("--seeds-final", type=int, help="fresh seeds for each of the best, which then rank (default: 0)")
+    after.add_argument("--top", type=int, help=f"how many of the best those are (default: {DEFAULT_TOP})")
+    after.add_argument(
+        "--audit",
+        type=int,
+        help="pruned trials, drawn at random, to train to the end: were late bloomers lost? (default: 0)",
+    )
+    after.add_argument(
         "--test", action="store_true", help="score base and best on the held-out split, once (default: leave it alone)"
     )
     command_line.add_machine_options(parser)

@@ -21,18 +21,21 @@ from results.report import write_results
 from results.state import StudyState
 from results.tensorboard import StudyEvents, write_end_of_study
 from search import closing
+from search.afterwards import DEFAULT_TOP
 from search.announce import print_forecast, print_plan
 from search.engine import AblationEngine, Engine, Limits
 from search.forecast import Forecast, simulate
 from search.journal import Journal
-from search.options import Options, StudyError
+from search.known import KnownElsewhere
+from search.options import DEFAULT_MAX_FAILURES, Options, StudyError
 from search.plan import Study, make_plan, write_plan
 from search.progress import Progress
 from search.resources import start_ray
-from search.resume import resume_plan
+from search.resume import EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
 from search.steps import profile_steps
+from spaces.distributions import as_tuple
 
 FILE_WIDTH = 140
 EXIT_DONE, EXIT_NOTHING_SUCCEEDED, EXIT_PAUSED, EXIT_INTERRUPTED = 0, 3, 4, 130
@@ -69,7 +72,7 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     problem = pair.communicate()[0].strip()
     if problem:
         raise StudyError(problem)
-    scheduler = make_scheduler(study.plan["scheduler"], study.plan["levels"], study.plan["eta"])
+    scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
     expected = simulate(scheduler, study.plan["trials"], study.resources.slots, [1.0])
     print_plan(study, expected, say)
     if options.dry_run:
@@ -90,8 +93,10 @@ def _search(
     try:
         engine.record(
             "session_started", started=started, resumed=study.resumed, slots=resources.slots, threads=resources.threads,
-            device=resources.device, trials=plan["trials"], max_hours=plan["max_hours"],
+            device=resources.device, **{name: plan[name] for name in (*EXTENDS, "fields") if name in plan},
         )  # fmt: skip
+        if study.extend_to:
+            engine.extend(study.extend_to)
         interrupted = _run_legs(study, engine, expected, console)
         if engine.disk_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -123,12 +128,20 @@ def _search(
 
 def _engine(study: Study, state: StudyState, journal: Journal, scheduler: Scheduler) -> Engine:
     plan, space = study.plan, study.space
-    limits = Limits(plan["trials"], (plan["max_hours"] or math.inf) * 3600)
+    limits = Limits(
+        plan["trials"], (plan["max_hours"] or math.inf) * 3600, plan.get("max_failures", DEFAULT_MAX_FAILURES),
+        plan.get("seeds_final", 0), plan.get("top", DEFAULT_TOP), plan.get("audit", 0),
+    )  # fmt: skip
     fingerprint, seed = plan["dataset"]["fingerprint"], plan["seed"]
     if study.steps:
         return AblationEngine(state, journal, space, study.steps, scheduler, limits, fingerprint, seed)
     sampler = make_sampler(plan["sampler"], space, seed, [plan["metric"]], plan["scheduler"])
-    return Engine(state, journal, space, sampler, scheduler, limits, fingerprint, seed, check=study.check)
+    in_seconds = plan.get("budget_unit") == "seconds"
+    return Engine(
+        state, journal, space, sampler, scheduler, limits, fingerprint, seed, check=study.check,
+        warm_starts=[{name: as_tuple(v) for name, v in values.items()} for values in plan.get("warm_starts", [])],
+        elsewhere=KnownElsewhere.of(plan.get("reuse", []), fingerprint), seconds_levels=plan["levels"] if in_seconds else (),
+    )  # fmt: skip
 
 
 def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console) -> bool:
@@ -143,6 +156,8 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         "skip_bad": study.plan["skip_bad"],
         "metric": study.plan["metric"],
         "official_eval": study.plan["official_eval"],
+        "rank_on": study.plan.get("rank_on", "best"),
+        "trainer": study.plan.get("trainer", ""),
         "threads": study.resources.threads,
         "device": study.resources.torch_device,
     }

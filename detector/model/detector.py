@@ -15,7 +15,7 @@ from detector.model.anchors import make_anchors_xyxy
 from detector.model.backbones import make_trunk, read_state_dict
 from detector.model.cells import num_anchors_per_cell, num_anchors_per_level
 from detector.model.heads import DenseHead
-from detector.model.losses import DetectionLoss
+from detector.model.losses import DetectionLoss, WholeBatch
 from detector.model.matching import make_matcher
 from detector.model.necks import make_neck
 from detector.model.postprocess import Detections, Postprocess
@@ -32,6 +32,10 @@ class Targets:
     def valid(self) -> Tensor:
         """(B, M) bool: which rows are boxes."""
         return self.labels >= 0
+
+    def part(self, start: int, end: int) -> Targets:
+        """The targets of images start .. end - 1."""
+        return Targets(self.boxes_xyxy[start:end], self.labels[start:end])
 
 
 class Detector(nn.Module):
@@ -57,12 +61,18 @@ class Detector(nn.Module):
         logits, box_regression = self.head(self.neck(self.trunk(images)))
         return logits, box_regression
 
-    def losses(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """(classification loss, box loss) of a batch."""
+    def losses(self, images: Tensor, targets: Targets, whole: WholeBatch | None = None) -> tuple[Tensor, Tensor]:
+        """(classification loss, box loss) of a batch; of a part of one, its share of the losses of the `whole`."""
         logits, box_regression = self(images)
         with torch.autocast(images.device.type, enabled=False):
-            matched = self.matcher(targets.boxes_xyxy, targets.valid, self.anchors_xyxy)
-            return self.loss(logits, box_regression, matched, targets.boxes_xyxy, targets.labels, self.anchors_xyxy)
+            matched = self.match(targets)
+            return self.loss(
+                logits, box_regression, matched, targets.boxes_xyxy, targets.labels, self.anchors_xyxy, whole
+            )
+
+    def match(self, targets: Targets) -> Tensor:
+        """(B, A) index of the box that each anchor answers for, BACKGROUND or IGNORED."""
+        return self.matcher(targets.boxes_xyxy, targets.valid, self.anchors_xyxy)
 
     @torch.no_grad()
     def detect(self, images: Tensor) -> Detections:

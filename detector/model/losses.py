@@ -5,6 +5,7 @@ Shapes: B images, M boxes (padded), A anchors, K classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,6 +15,14 @@ from torch import Tensor
 from detector.config import DetectorConfig
 from detector.model.box_coding import BoxCoder, elementwise_ciou, elementwise_giou
 from detector.model.matching import IGNORED
+
+
+@dataclass(frozen=True)
+class WholeBatch:
+    """What a loss is normalised by that a part of a batch cannot know."""
+
+    images: int
+    positives: Tensor  # () float, anchors matched to a box
 
 
 class DetectionLoss:
@@ -35,6 +44,7 @@ class DetectionLoss:
         boxes_xyxy: Tensor,  # (B, M, 4)
         labels: Tensor,  # (B, M) class of each box
         anchors_xyxy: Tensor,  # (A, 4)
+        whole: WholeBatch | None = None,  # where these images are a part of a batch
     ) -> tuple[Tensor, Tensor]:
         positive = matched >= 0
         if labels.shape[1]:
@@ -49,9 +59,10 @@ class DetectionLoss:
         regression = torch.where(positive, regression, 0.0).sum(dim=1)
         num_positive = positive.sum(dim=1).float()
         if self.per_image:
-            scale = 1.0 / num_positive.clamp(min=1) / len(logits)
+            scale = 1.0 / num_positive.clamp(min=1) / (whole.images if whole else len(logits))
         else:
-            scale = (1.0 / num_positive.sum().clamp(min=1)).expand(len(logits))
+            positives = whole.positives if whole else num_positive.sum()
+            scale = (1.0 / positives.clamp(min=1)).expand(len(logits))
         return (classification * scale).sum(), (regression * scale).sum() * self.box_weight
 
     def _regression(self, box_regression: Tensor, target_boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -540,6 +540,41 @@ def test_a_checkpoint_of_another_seed_config_or_data_is_refused(tiny_data: Train
     build(tiny(), tiny_data).load_state_dict(state)
 
 
+@pytest.mark.parametrize("normalization", ["batch", "image"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_micro_batches_give_the_same_losses_and_gradients(
+    tiny_data: TrainingData, size: int, normalization: str
+) -> None:
+    config = tiny(norm="group", head_norm="group", batch_size=4, clip_norm=0.0, loss_normalization=normalization)
+    whole = Trainer(config, tiny_data, 1, "cpu")
+    parts = Trainer(config, tiny_data, 1, "cpu", micro_batch=size)
+    images, targets = first_batch(whole)
+    expected, found = whole._backward(images, targets), parts._backward(images, targets)
+    assert torch.allclose(found, expected, rtol=1e-5)
+    pairs = list(zip(whole.model.parameters(), parts.model.parameters(), strict=True))
+    assert all(torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-6) for a, b in pairs if a.grad is not None)
+    assert any(a.grad is not None and bool(a.grad.abs().sum() > 0) for a, _ in pairs)
+
+
+def test_batch_norm_refuses_micro_batches(tiny_data: TrainingData) -> None:
+    with pytest.raises(ConfigError, match="micro-batches need norm group or frozen"):
+        Trainer(tiny(norm="batch"), tiny_data, 1, "cpu", micro_batch=1)
+
+
+def test_a_longer_schedule_goes_on_only_where_it_is_asked_for(tiny_data: TrainingData) -> None:
+    short = tiny(schedule="constant", schedule_epochs=4, final_decay_epochs=1)
+    first = build(short, tiny_data)
+    first.step()
+    state = first.state_dict()
+    longer = short.with_values({"schedule_epochs": 9})
+    with pytest.raises(ConfigError, match="its own config"):
+        build(longer, tiny_data).load_state_dict(state)
+    extended, straight = build(longer, tiny_data), build(longer, tiny_data)
+    extended.load_state_dict(state, longer_schedule=True)
+    straight.step()
+    assert without_times(extended.step()) == without_times(straight.step())
+
+
 def marked(number: int) -> dict[str, Any]:
     return {"format": detector.trainer.CHECKPOINT_FORMAT, "number": number, "tensor": torch.arange(5000)}
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detector.config import DetectorConfig
 from detector.data.dataset import DataSource
 from detector.data.lidar import make_dataset
+from detector.trainer import Trainer, load_checkpoint
 from search.leg import BEST, CHECKPOINT, DETECTIONS, ERROR, LegRunner
 
 CONFIG = DetectorConfig(
@@ -31,12 +33,21 @@ def study(tmp_path: Path, source: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return {
         "folder": str(tmp_path), "source": source, "skip_bad": False, "metric": "mAP", "official_eval": False, "threads": 1,
-        "device": "cpu",
+        "device": "cpu", "rank_on": "best", "trainer": "",
     }  # fmt: skip
 
 
+PLAIN: dict[str, Any] = {
+    "start_from": "",
+    "longer_schedule": False,
+    "alone": False,
+    "micro_batch": None,
+    "probe": False,
+}
+
+
 def leg(to_epoch: int) -> dict[str, Any]:
-    return {"trial": "t1", "number": 1, "config": CONFIG.to_dict(), "seed": 0, "to_epoch": to_epoch}
+    return {"trial": "t1", "number": 1, "config": CONFIG.to_dict(), "seed": 0, "to_epoch": to_epoch, **PLAIN}
 
 
 def test_a_leg_reports_each_epoch_and_leaves_what_the_next_goes_on_from(study: dict[str, Any]) -> None:
@@ -73,3 +84,66 @@ def test_an_error_of_the_code_is_told_with_its_traceback_in_the_trials_folder(st
     assert report["reason"].startswith("ConfigError: DetectorConfig.image_size_px must be")
     assert "Traceback" in (Path(study["folder"]) / "trials" / "t1" / ERROR).read_text()
     json.dumps(report)
+
+
+def test_a_probe_measures_an_epoch_and_trains_nothing(study: dict[str, Any]) -> None:
+    report = LegRunner({**leg(1), "probe": True}, study).step()
+    assert (report["outcome"], report["epochs"]) == ("probed", [])
+    assert 0 < report["seconds_per_epoch"] < 600
+    assert not (Path(study["folder"]) / "trials" / "t1" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_what_asks_for_too_much_memory_is_told_apart_from_a_bug(
+    study: dict[str, Any], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Trainer) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "step", fail)
+    assert LegRunner(leg(1), study).step()["outcome"] == "out_of_memory"
+
+
+def test_another_trials_checkpoint_is_gone_on_from_and_its_epochs_are_told(study: dict[str, Any]) -> None:
+    first = LegRunner(leg(1), study).step()
+    audit = LegRunner({**leg(2), "trial": "t2", "start_from": "trials/t1"}, study).step()
+    assert [(row["epoch"], row.get("absorbed", False)) for row in audit["epochs"]] == [(1, True), (2, False)]
+    assert audit["epochs"][0]["metrics"] == first["epochs"][0]["metrics"]
+
+
+def test_a_longer_schedule_goes_on_from_before_the_decay(study: dict[str, Any]) -> None:
+    """Trained to 3 with a decay in the last epoch, then to 5: as if the schedule had been 5 long from the start."""
+    short = {**CONFIG.to_dict(), "schedule": "constant", "schedule_epochs": 3, "final_decay_epochs": 1}
+    long = {**short, "schedule_epochs": 5}
+    runner = LegRunner({**leg(3), "config": short}, study)
+    while not runner.step()["outcome"]:
+        pass
+    extended = LegRunner(
+        {**leg(5), "trial": "t2", "config": long, "start_from": "trials/t1", "longer_schedule": True}, study
+    )
+    straight = LegRunner({**leg(5), "trial": "t3", "config": long}, study)
+    rows: list[list[Any]] = []
+    for run in (extended, straight):
+        reports = []
+        while not reports or not reports[-1]["outcome"]:
+            reports.append(run.step())
+        rows.append([(row["epoch"], row["train_loss"], row["lr"]) for report in reports for row in report["epochs"]])
+    assert rows[0] == rows[1]
+    assert "goes on from" in (Path(study["folder"]) / "trials" / "t2" / "log.txt").read_text()
+
+
+def test_ranked_by_the_last_epoch_the_weights_kept_are_those_of_the_last(study: dict[str, Any]) -> None:
+    study["rank_on"] = "last"
+    runner = LegRunner(leg(3), study)
+    while not runner.step()["outcome"]:
+        pass
+    kept = load_checkpoint(Path(study["folder"]) / "trials" / "t1" / BEST)
+    assert kept is not None
+    assert len(kept["history"]) == 3

@@ -41,6 +41,7 @@ class EngineOfOneLeg:
     def on_leg_end(self, trial: str, outcome: str, **details: Any) -> None:
         self.running.pop(trial)
         self.ended.append((trial, outcome))
+        self.details = details
 
 
 @pytest.fixture
@@ -76,9 +77,24 @@ def test_nothing_runs_and_nothing_is_left_finishes_the_search(searcher: Any) -> 
     ("stopping", "error", "outcome"), [(False, True, "lost"), (False, False, "lost"), (True, False, "interrupted")]
 )
 def test_a_leg_that_ends_without_a_verdict_is_lost_unless_the_study_stops(
-    searcher: Any, stopping: bool, error: bool, outcome: str
+    searcher: Any, stopping: bool, error: bool, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("search.placement.ray.nodes", lambda: [{"NodeID": "here", "Alive": True}])
     searcher.suggest("t1")
     searcher.flag.stopping = stopping
     searcher.on_trial_complete("t1", None, error=error)
     assert searcher.engine.ended == [("lone", outcome)]
+
+
+@pytest.mark.parametrize(("node", "alive"), [("here", True), ("gone", False), (None, False)])
+def test_a_lost_leg_tells_whether_its_node_lives(
+    searcher: Any, node: str | None, alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was never heard of is not blamed while any node is dead."""
+    nodes = [{"NodeID": "here", "Alive": True}, {"NodeID": "gone", "Alive": False}]
+    monkeypatch.setattr("search.placement.ray.nodes", lambda: nodes)
+    searcher.suggest("t1")
+    if node is not None:
+        searcher.on_trial_result("t1", {"report": json.dumps({"epochs": []}), "node": node})
+    searcher.on_trial_complete("t1", None, error=True)
+    assert searcher.engine.details == {"reason": "its worker ended" if alive else "its node died", "node_alive": alive}

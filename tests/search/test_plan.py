@@ -11,10 +11,10 @@ import yaml
 
 from detector.config import ConfigError
 from detector.data.dataset import DataError
+from search.grid import grid_size
 from search.options import Options, StudyError
 from search.plan import write_plan
 from search.resume import resume_plan
-from search.sampler import grid_size
 from spaces.distributions import SpaceError
 from spaces.space import ResolvedSpace
 from tests.search.builders import planned, say
@@ -128,7 +128,7 @@ class TestMakePlan:
         ("options", "said"),
         [
             ({"profile": "tpu"}, "--profile must be one of auto, cpu, gpu, got 'tpu'"),
-            ({"sampler": "bayes"}, "--sampler must be one of tpe, random, grid, got 'bayes'"),
+            ({"sampler": "bayes"}, "--sampler must be one of tpe, random, grid, qmc, gp, nsga2, cmaes, got 'bayes'"),
             ({"scheduler": "hyperband"}, "--scheduler must be one of asha, asha_stop, none"),
             ({"trials": 0}, "--trials must be positive, got 0"),
             ({"epochs": -1}, "--epochs must be positive"),

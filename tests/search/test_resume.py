@@ -13,6 +13,7 @@ from search.journal import Journal
 from search.options import Options, StudyError
 from search.plan import Study, write_plan
 from search.resume import resume_plan
+from spaces.distributions import Float
 from tests.search.builders import planned, say
 
 pytestmark = pytest.mark.usefixtures("two_cores_of_its_own")
@@ -41,6 +42,34 @@ class TestResume:
         study = self.resumed(trials=30, max_hours=2.0)
         assert (study.plan["trials"], study.plan["max_hours"]) == (30, 2.0)
 
+    def test_finals_audits_checkpoints_and_failures_may_be_extended(self) -> None:
+        asked = {"seeds_final": 3, "top": 2, "audit": 5, "keep": "best", "max_failures": 4}
+        plan = self.resumed(**asked).plan
+        assert {name: plan[name] for name in asked} == asked
+
+    def test_more_epochs_are_one_more_rung_and_a_longer_schedule_for_what_comes(self) -> None:
+        study = self.resumed(epochs=20)
+        assert (study.levels, study.extend_to) == ([1, 3, 9], 20)
+        assert study.space.base.schedule_epochs == 20
+        assert study.plan["epochs"] == self.plan["epochs"] == 9, "the frozen plan stays"
+        journal = Journal(self.runs / "s" / JOURNAL_NAME)
+        journal.append("levels_extended", levels=[1, 3, 9, 20], restart=[])
+        journal.close()
+        later = self.resumed()
+        assert (later.levels, later.extend_to, later.space.base.schedule_epochs) == ([1, 3, 9, 20], None, 20)
+        assert self.resumed(epochs=20).extend_to is None, "asked again, it is no change"
+
+    def test_a_space_edit_replaces_the_fields_and_stays(self, tmp_path: Path) -> None:
+        (tmp_path / "wider.yaml").write_text("include: smoke\nfields: {lr: {log: [0.0001, 0.1]}}\n")
+        study = self.resumed(space_edit=str(tmp_path / "wider.yaml"))
+        assert list(study.space.fields) == ["lr"]
+        assert study.space.fields["lr"] == Float(1e-4, 0.1, log=True)
+        assert study.space.base.to_dict() == self.plan["space"]["base"]
+        journal = Journal(self.runs / "s" / JOURNAL_NAME)
+        journal.append("session_started", trials=12, max_hours=None, fields=study.plan["fields"])
+        journal.close()
+        assert list(self.resumed().space.fields) == ["lr"]
+
     def test_what_repeats_the_plan_is_no_change(self) -> None:
         study = self.resumed(
             seed=3, metric="mAP", epochs=9, sampler="tpe", scheduler="asha", data=str(self.data), profile="cpu"
@@ -50,7 +79,7 @@ class TestResume:
     @pytest.mark.parametrize(
         "change",
         [
-            {"seed": 4}, {"metric": "AP50"}, {"epochs": 18}, {"sampler": "random"}, {"scheduler": "none"}, {"eta": 2}, {"grace": 2},
+            {"seed": 4}, {"metric": "AP50"}, {"epochs": 8}, {"prune_on": "best"}, {"rank_on": "last"}, {"sampler": "random"}, {"scheduler": "none"}, {"eta": 2}, {"grace": 2},
             {"set_fields": ["lr=0.5"]}, {"data": "/elsewhere"}, {"profile": "gpu"}, {"skip_bad": True}, {"official_eval": True},
         ],
         ids=lambda change: next(iter(change)),

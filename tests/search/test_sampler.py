@@ -12,7 +12,7 @@ import pytest
 from detector.config import DetectorConfig
 from results.state import StudyState, Trial
 from search.grid import GridSampler, grid, grid_size
-from search.optuna_samplers import BEST_SHOWN, NEWEST_SHOWN, View, proposal_seed
+from search.optuna_samplers import BEST_SHOWN, NEWEST_SHOWN, OptunaSampler, View, proposal_seed
 from search.sampler import SAMPLERS, make_sampler
 from search.screening import STARTUP_TRIALS, design_orders, screening
 from spaces.distributions import Choice, Float, Integer, SpaceError, When, draw, labels
@@ -242,6 +242,21 @@ class TestOptunasView:
         told = self.shown(state, add_trial(state, {"anchor_scales": (2.0,), "lr": 0.9}, [0.3]))
         # An option that is not offered is left out, a rate beyond the range is its end, an absent field the middle.
         assert told.params == {"optimizer": 0, "head_depth": 2, "zoom_max": 0.0, "lr": 1.0, "sgd_momentum": 0.5}
+
+    def test_the_numbers_made_once_are_optunas_own(self) -> None:
+        """With the short cut and without it TPE proposes the same."""
+        state = studied(4, 30)
+        ours = make_sampler("tpe", small_space(), 1, ["mAP"]).propose(31, state)
+        plain = OptunaSampler("tpe", small_space(), 1, ["mAP"])
+        make = plain._sampler
+
+        def without_the_short_cut(seed: int) -> Any:
+            sampler = make(seed)
+            del type(sampler)._get_internal_repr
+            return sampler
+
+        plain._sampler = without_the_short_cut  # type: ignore[method-assign]
+        assert plain.propose(31, state) == ours
 
     def test_tpe_learns_from_the_view(self) -> None:
         """Trials with a small zoom scored well: proposals move there, and not where the same trials scored badly."""
