@@ -9,13 +9,14 @@ import argparse
 import html
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from results.ablation import ablation_rows, as_latex, caption
+from results.audit import Audit, audit_of, top_of
 from results.importance import Effect, effects
 from results.pages import page_of, picture, table
 from results.plots import write_curves
@@ -36,6 +37,7 @@ class Results:
     effects: list[Effect]
     steps: list[Row]  # ablation.csv; empty for a search
     caption: str  # of the steps
+    audit: Audit | None = None  # of pruned trials, where there was one
 
 
 def write_results(folder: Path) -> Results:
@@ -50,8 +52,10 @@ def write_results(folder: Path) -> Results:
     ablated = "steps" in plan
     found = Results(
         summary(plan, state), leaderboard(state), configurations(state), [] if ablated else effects(state),
-        ablation_rows(plan, state) if ablated else [], caption(plan, state) if ablated else "",
+        ablation_rows(plan, state) if ablated else [], caption(plan, state) if ablated else "", audit_of(state, top_of(plan, state)),
     )  # fmt: skip
+    if found.audit:
+        found.summary["audit"] = asdict(found.audit)
     for name, rows in (("leaderboard", found.trials), ("configs", found.configs)):
         (out / f"{name}.csv").write_text(as_csv(rows))
         (out / f"{name}.md").write_text(as_markdown(rows))
@@ -69,7 +73,7 @@ def write_results(folder: Path) -> Results:
 
 def write_best(path: Path, plan: dict[str, Any], state: StudyState, top: Row) -> None:
     """The top row of configs.csv as a config that `python -m detector.train --config` reads."""
-    config = {**plan["space"]["base"], **state.trials[top["trial"]].varied}
+    config = {**plan["space"]["base"], **state.trials[top["trial"]].config}
     score = top[f"{state.metric}_mean"]
     heading = (
         f"# best of study {plan['name']}: trial {top['trial']}, {state.metric} {score:.4f} at {top['best_rung']} epochs\n"
@@ -104,7 +108,8 @@ def page(plan: dict[str, Any], state: StudyState, found: Results, curves: bytes)
         "space": f"{plan['space']['space']} ({plan['space']['profile']})",
         "dataset": f"{plan['dataset']['name']} ({plan['dataset']['train_images']} train, {plan['dataset']['val_images']} val), "
         f"fingerprint {plan['dataset']['fingerprint']}",
-        "search": f"{plan['sampler']} + {plan['scheduler']}, rungs {plan['levels']}, seed {plan['seed']}",
+        "search": f"{plan['sampler']} + {plan['scheduler']}, rungs {state.levels} {plan.get('budget_unit', 'epochs')}, "
+        f"judged by the {state.prune_on} {state.metric}, ranked by the {state.rank_on}, seed {plan['seed']}",
         "trials": counts(told),
         "time": f"{told['wall_seconds'] / 60:.1f} min, train_share {show(told['train_share'])}",
         "versions": ", ".join(f"{name} {version}" for name, version in plan["versions"].items()),
@@ -128,6 +133,7 @@ def page(plan: dict[str, Any], state: StudyState, found: Results, curves: bytes)
         f"<h2>Learning curves</h2>{picture('score by epoch of every trial', curves)}",
         *([f"<h2>Steps</h2><p>{html.escape(found.caption)}</p>{table(found.steps)}"] if found.steps else []),
         f"<h2>Configurations</h2>{table(found.configs)}",
+        *([f"<p>{html.escape(found.audit.describe())}</p>"] if found.audit else []),
         f"<h2>Trials</h2>{table(found.trials)}",
     ]
     if not found.steps:

@@ -156,6 +156,7 @@ class StudyState:
     def _on_leg_started(self, record: dict[str, Any]) -> None:
         trial = self.trials[record["trial"]]
         trial.leg_target, trial.legs, trial.reason = record["to_epoch"], trial.legs + 1, ""
+        trial.checkpoint_dropped = False
         self.ended = ""
 
     def _on_promoted(self, record: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from results.state import STATES, StudyState, Trial
 
 Row = dict[str, Any]
+ROLES = ("search", "ablation", "final", "audit")
 
 
 def differences(state: StudyState, trial: Trial) -> dict[str, Any]:
@@ -34,10 +35,10 @@ def ranking_key(trial: Trial, metric: str) -> tuple[float, float, int]:
 
 
 def leaderboard(state: StudyState) -> list[Row]:
-    """A row a trial, best first; scores are those of the trial's best epoch by the study's metric."""
+    """A row a trial, best first within its role; scores are those of the epoch that ranks, by the study's metric."""
     fields = varied_fields(state)
     rows = []
-    for trial in sorted(state.trials.values(), key=lambda t: ranking_key(t, state.metric)):
+    for trial in sorted(state.trials.values(), key=lambda t: (ROLES.index(t.role), ranking_key(t, state.metric))):
         best = trial.ranked_epoch(state.metric)
         scores = trial.epochs[best]["metrics"] if best else {}
         row: Row = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from results.ablation import changed
 from results.state import StudyState
+from search.disk import worst_case_bytes
 from search.forecast import (
     PROBED_CONFIGS,
     SECONDS_TO_REPORT,
@@ -34,10 +36,21 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
         f"{'; '.join(study.space.notes) or 'nothing fitted'}",
         **(_ablation_lines(study) if study.steps else _search_lines(study, expected)),
         "machine": study.resources.describe(),
+        **({"disk": _disk(study)} if study.checkpoint_bytes else {}),
         "output": str(study.folder),
     }
     for name, text in lines.items():
         say(f"{name:>8}  {text}")
+    if study.extend_to:
+        repeated = 0 if base.schedule == "constant" else study.plan["top"] * study.levels[-1]
+        say(
+            f" longer  to {study.extend_to} epochs: the best {study.plan['top']} of those that finished "
+            + (
+                f"start again with the longer {base.schedule}, which repeats up to {repeated} epochs"
+                if repeated
+                else "go on"
+            )
+        )
     for step in study.steps:
         say(f"    step  {step.name}: {changed(step.changes)}" + (f"  [{step.about}]" if step.about else ""))
     for note in plan["dropped"][:5]:
@@ -46,15 +59,33 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
         say(f" dropped  .. {len(plan['dropped'])} in all, listed in study.json")
 
 
+def _disk(study: Study) -> str:
+    """The checkpoints' worst case, and what is free."""
+    keep, trials = study.plan.get("keep", "all"), study.plan["trials"]
+    most = worst_case_bytes(study.checkpoint_bytes, trials, study.resources.slots, keep)
+    there = next(part for part in (study.folder, *study.folder.parents) if part.exists())
+    free = shutil.disk_usage(there).free
+    warning = "; this may not fit: --keep best needs the least" if most > free else ""
+    return f"checkpoints at most {most / 1e9:.2g} GB (--keep {keep}), {free / 1e9:.3g} GB free{warning}"
+
+
 def _search_lines(study: Study, expected: Forecast) -> dict[str, str]:
     plan = study.plan
     rungs = ", ".join(f"~{n} reach {level}" for level, n in zip(plan["levels"], expected.trials_by_rung, strict=True))
     return {
         "space": f"{plan['space']['space']}, {len(study.space.fields)} fields: {', '.join(study.space.fields)}",
         "search": f"{plan['sampler']} proposes, {plan['scheduler']} prunes, {plan['trials']} trials (the first is the base), "
-        f"seed {plan['seed']}, by {plan['metric']}",
+        f"seed {plan['seed']}, by {plan['metric']}; rungs judge by the {plan.get('prune_on', 'last')} score, tables rank by "
+        f"the {plan.get('rank_on', 'best')}{_after(plan)}",
         "rungs": f"{rungs} epochs; an epoch is {_epoch(study)}; about {expected.epochs:.0f} epochs in all",
     }
+
+
+def _after(plan: dict[str, Any]) -> str:
+    """What comes after the search, in words."""
+    finals, audit = plan.get("seeds_final", 0), plan.get("audit", 0)
+    words = f"; then the {plan['top']} best on {finals} fresh seeds" if finals else ""
+    return words + (f"; then an audit of {audit} pruned trials" if audit else "")
 
 
 def _ablation_lines(study: Study) -> dict[str, str]:

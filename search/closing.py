@@ -29,7 +29,7 @@ CHANCE_SHOWN = 0.1  # effects that a shuffle reaches more often than this are no
 def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
     """Journals why each paused trial was not promoted, and the study's end; returns the reason."""
     for trial in list(engine.state.trials.values()):
-        if not trial.outcome and trial.leg_target is None and trial.rung >= 0:
+        if trial.role == "search" and not trial.outcome and trial.leg_target is None and trial.rung >= 0:
             reason = scheduler.explain(engine.rungs, trial.id, trial.rung)
             if reason != trial.reason:
                 engine.record("trial_pruned", trial=trial.id, reason=reason)
@@ -107,6 +107,8 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
     else:
         console.print(ranking(state, found.configs))
         _say(console, headline(told))
+        if found.audit:
+            _say(console, found.audit.describe())
     _say(
         console,
         f"{counts(told)}; {told['epochs']} epochs in {told['wall_seconds'] / 60:.1f} min, "

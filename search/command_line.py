@@ -72,7 +72,9 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--profile", default="auto", help="cpu, gpu, or auto by the hardware (default: auto)")
     machine.add_argument("--cpus-per-trial", type=float, help="cores of a trial (default: 1; on GPUs the cores' share)")
     machine.add_argument(
-        "--gpus-per-trial", type=float, help="GPUs of a trial, may be a fraction (default: 1 where there are any)"
+        "--gpus-per-trial",
+        help="GPUs of a trial, may be a fraction; auto packs as many as the largest config's probed memory allows "
+        "(default: 1 where there are any)",
     )
     machine.add_argument("--concurrent", type=int, help="trials at a time (default: as many as fit)")
 

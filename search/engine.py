@@ -179,9 +179,12 @@ class Engine:
         special: dict[str, Any] = {
             name: getattr(leg, name) for name in ("alone", "micro_batch", "probe", "start_from") if getattr(leg, name)
         }
+        from_epoch = trial.last_epoch
+        if trial.checkpoint_dropped:
+            from_epoch, special["repeated_epochs"] = 0, trial.last_epoch
         self.record(
-            "leg_started", trial=trial.id, leg=leg.number, from_epoch=trial.last_epoch, to_epoch=leg.to_epoch,
-            **special, **resources,
+            "leg_started", trial=trial.id, leg=leg.number, from_epoch=from_epoch, to_epoch=leg.to_epoch, **special,
+            **resources,
         )  # fmt: skip
         self.running[trial.id] = leg
         self._index_leg(trial)

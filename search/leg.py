@@ -59,7 +59,10 @@ class LegRunner:
         except DivergedError as error:
             return self._end(epochs, "diverged", str(error), step=error.step)
         except OSError as error:
-            if error.errno == errno.ENOSPC:  # nothing is wrong with the trial: it goes on when there is room
+            if error.errno in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+            ):  # nothing is wrong with the trial: it goes on when there is room
                 return self._end(epochs, "interrupted", "the disk is full", disk_full=True)
             return self._error(epochs, error)
         except Exception as error:

@@ -14,6 +14,7 @@ from search.sampler import SAMPLERS
 
 DEFAULT_RUNS_DIR = "runs"
 DEFAULT_SEEDS = 3
+AUTO = "auto"
 BUDGET_UNITS = ("epochs", "seconds")
 KEEP = ("all", "promotable", "top", "best")
 LEAST_AUDIT = 5
@@ -55,7 +56,7 @@ class Options:
     seeds: int | None = None
     imagenet_weights: str | None = None
     cpus_per_trial: float | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | str | None = None
     concurrent: int | None = None
     set_fields: list[str] = field(default_factory=list)
     official_eval: bool = False
@@ -103,10 +104,20 @@ def check_choices(options: Options) -> None:
     for name, number in [(f"--{n.replace('_', '-')}", getattr(options, n)) for n in positive]:
         if number is not None and number <= 0:
             raise StudyError(f"{name} must be positive, got {number}")
-    if options.gpus_per_trial is not None and options.gpus_per_trial < 0:
+    if isinstance(options.gpus_per_trial, str):
+        options.gpus_per_trial = _gpus(options.gpus_per_trial)
+    if isinstance(options.gpus_per_trial, (int, float)) and options.gpus_per_trial < 0:
         raise StudyError(f"--gpus-per-trial must not be negative, got {options.gpus_per_trial}")
     if options.name and ("/" in options.name or options.name.startswith(".")):
         raise StudyError(f"--name must be a plain folder name, got {options.name!r}")
+
+
+def _gpus(text: str) -> float | str:
+    """--gpus-per-trial as a number, or `auto`."""
+    try:
+        return AUTO if text == AUTO else float(text)
+    except ValueError:
+        raise StudyError(f"--gpus-per-trial must be a number or {AUTO}, got {text!r}") from None
 
 
 def check_keep(keep: str | None) -> None:

@@ -24,7 +24,14 @@ from search.dataset import (
 )
 from search.grid import grid_size
 from search.journal import write_atomically
-from search.options import DEFAULT_MAX_FAILURES, DEFAULT_SEEDS, Options, StudyError, check_choices, parse_set_fields
+from search.options import (
+    DEFAULT_MAX_FAILURES,
+    DEFAULT_SEEDS,
+    Options,
+    StudyError,
+    check_choices,
+    parse_set_fields,
+)
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, count_gpus, plan_resources
 from search.rungs import rung_levels
@@ -48,6 +55,7 @@ class Study:
     resumed: bool
     levels: list[int]  # the rungs as they are now; the plan's, unless the study was extended
     check: Callable[[DetectorConfig], None]  # raises ConfigError for a config that this dataset cannot train
+    checkpoint_bytes: int = 0  # of the largest configuration; 0 where it is not known
     extend_to: int | None = None  # epochs of a rung that this session adds on top
 
     @property
@@ -266,8 +274,9 @@ def _levels(scheduler: str, grace: int, epochs: int, eta: int) -> list[int]:
 
 def resources_of(options: Options, trials: int, use_gpu: bool) -> Resources:
     """The machine's shares as asked, in words where they do not fit."""
+    gpus = None if isinstance(options.gpus_per_trial, str) else options.gpus_per_trial
     try:
-        return plan_resources(options.cpus_per_trial, options.gpus_per_trial, options.concurrent, trials, use_gpu)
+        return plan_resources(options.cpus_per_trial, gpus, options.concurrent, trials, use_gpu)
     except ValueError as error:
         raise StudyError(str(error)) from None
 

@@ -90,7 +90,7 @@ def resume_plan(options: Options, say: Any) -> Study:
     elif "fields" in plan:
         space = ResolvedSpace.from_dict({**space.to_dict(), "fields": plan["fields"]})
     resources = resources_of(options, trials, plan["profile"] == "gpu")
-    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to)
+    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to)
 
 
 KINDS = {

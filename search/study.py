@@ -6,11 +6,10 @@ import errno
 import math
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,19 @@ from results.tensorboard import StudyEvents, write_end_of_study
 from search import closing
 from search.afterwards import DEFAULT_TOP
 from search.announce import print_forecast, print_plan
+from search.disk import apply_keep, is_full
 from search.engine import AblationEngine, Engine, Limits
 from search.forecast import Forecast, simulate
 from search.journal import Journal
 from search.known import KnownElsewhere
-from search.options import DEFAULT_MAX_FAILURES, Options, StudyError
-from search.plan import Study, make_plan, write_plan
+from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError
+from search.plan import Study, make_plan, resources_of, write_plan
 from search.progress import Progress
 from search.resources import start_ray
 from search.resume import EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
+from search.sizes import Sizer, gpu_fraction
 from search.steps import profile_steps
 from spaces.distributions import as_tuple
 
@@ -62,16 +63,15 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    pair = subprocess.Popen([sys.executable, "-m", "detector.torch_pair"], stdout=subprocess.PIPE, text=True)
+    sizer = Sizer()
     try:
         study = resume_plan(options, say) if options.resume else make_plan(options, say)
-    except BaseException:
-        pair.kill()  # a user's mistake need not wait for torch
-        pair.communicate()
-        raise
-    problem = pair.communicate()[0].strip()
-    if problem:
-        raise StudyError(problem)
+        problem = sizer.problem()
+        if problem:
+            raise StudyError(problem)
+        share_devices(study, options, sizer)
+    finally:
+        sizer.close()  # a user's mistake need not wait for torch
     scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
     expected = simulate(scheduler, study.plan["trials"], study.resources.slots, [1.0])
     print_plan(study, expected, say)
@@ -81,6 +81,16 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     if not study.resumed:
         write_plan(study)
     return _search(study, scheduler, expected, options, started, console, say)
+
+
+def share_devices(study: Study, options: Options, sizer: Sizer) -> None:
+    """Takes what the largest configuration needs into the plan: its checkpoints, and with `auto` its share of a GPU."""
+    auto = options.gpus_per_trial == AUTO and study.plan["profile"] == "gpu"
+    told = sizer.measure(study.space, len(study.plan["dataset"]["classes"]), with_memory=auto)
+    study.checkpoint_bytes = told.get("checkpoint_bytes", 0)
+    if "peak_bytes" in told:
+        share = gpu_fraction(told["peak_bytes"], told["device_bytes"])
+        study.resources = resources_of(replace(options, gpus_per_trial=share), study.plan["trials"], True)
 
 
 def _search(
@@ -107,7 +117,7 @@ def _search(
             closing.score_on_test(study, engine, say)
     except Exception as error:
         cause = journal.failure or error
-        if not isinstance(cause, OSError) or cause.errno != errno.ENOSPC:
+        if not is_full(cause):
             raise
         say(
             f"the disk of {study.folder} is full: the study is paused. Make room, then: {closing.resume_command(study)}"
@@ -161,7 +171,7 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         "threads": study.resources.threads,
         "device": study.resources.torch_device,
     }
-    events = StudyEvents(study.folder)
+    events, keep = StudyEvents(study.folder), study.plan.get("keep", "all")
     written = len(engine.state.records)
     try:
         with Progress(engine.state, expected.epochs, study.resources.slots, console) as progress:
@@ -173,6 +183,8 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
                         events.add_epoch(record)
                 events.flush()
                 written = len(engine.state.records)
+                if keep != "all":
+                    apply_keep(engine, study.folder, keep, study.plan["eta"], study.plan["scheduler"])
                 progress.refresh()
 
             return run_legs(engine, context, study.resources, on_change)

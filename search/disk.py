@@ -1,0 +1,81 @@
+"""Checkpoints on disk: which may go (`--keep`), and what a study needs at worst.
+
+A trial that goes on without its checkpoint trains from the start; the journal says so, and how many epochs that repeats.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+from results.state import ON_RUNGS, StudyState, Trial
+from results.tables import ranking_key
+from search.engine import Engine
+from search.leg import BEFORE_DECAY, BEST, CHECKPOINT, DETECTIONS
+
+TRAINING = (CHECKPOINT, "checkpoint.previous.pt", BEFORE_DECAY)  # what going on needs
+RESULTS = (BEST, DETECTIONS)  # what showing and testing need
+
+
+def droppable(state: StudyState, keep: str, num_trials: int, eta: int, scheduler: str) -> list[Trial]:
+    """The trials that do not train and whose checkpoints the rule `keep` does not cover.
+
+    `promotable` covers a paused trial whose place may still be among the top 1/eta once all `num_trials` have come.
+    """
+    rule, _, number = keep.partition(":")
+    idle = [t for t in state.trials.values() if t.leg_target is None and t.epochs and not t.checkpoint_dropped]
+    if rule == "all":
+        return []
+    if rule == "promotable":
+        return [trial for trial in idle if not may_go_on(state, trial, num_trials, eta, scheduler)]
+    ranked = sorted(idle, key=lambda trial: ranking_key(trial, state.metric))
+    return ranked[1 if rule == "best" else int(number) :]
+
+
+def may_go_on(state: StudyState, trial: Trial, num_trials: int, eta: int, scheduler: str) -> bool:
+    """Whether any order of results to come could still promote a trial that is paused at a rung."""
+    if trial.outcome or trial.role not in ON_RUNGS or trial.rung < 0:
+        return False
+    if scheduler == "asha_stop":
+        return False  # it goes on at once or never
+    scores = state.arrivals[trial.rung]
+    own = scores[trial.id]
+    better = sum(score > own for score in scores.values())
+    return better < max(num_trials, len(state.arrivals[0])) // eta
+
+
+def drop(folder: Path, trials: Sequence[Trial], with_results: bool, spare: str) -> dict[str, int]:
+    """Deletes the trials' checkpoints; returns the bytes that each gave. The results of trial `spare` stay."""
+    freed = {}
+    for trial in trials:
+        names = (*TRAINING, *(RESULTS if with_results and trial.id != spare else ()))
+        files = [folder / "trials" / trial.id / name for name in names]
+        freed[trial.id] = sum(file.stat().st_size for file in files if file.is_file())
+        for file in files:
+            file.unlink(missing_ok=True)
+    return freed
+
+
+def apply_keep(engine: Engine, folder: Path, keep: str, eta: int, scheduler: str) -> int:
+    """Drops what the rule does not cover and journals it; returns the bytes that this freed."""
+    trials = droppable(engine.state, keep, engine.limits.trials, eta, scheduler)
+    base = next(iter(engine.state.trials), "")
+    freed = 0
+    for trial in trials:
+        # First the journal: a trial whose files outlive the record trains from the start, the reverse would not know.
+        engine.record("checkpoint_dropped", trial=trial.id)
+        freed += drop(folder, [trial], with_results=not keep.startswith("promotable"), spare=base)[trial.id]
+    return freed
+
+
+def worst_case_bytes(checkpoint_bytes: int, trials: int, slots: int, keep: str) -> int:
+    """What the checkpoints of a study take at most: newest, the one before it and the best weights of each trial kept."""
+    rule, _, number = keep.partition(":")
+    kept = {"all": trials, "promotable": trials, "best": 1, "top": int(number or 1)}[rule]
+    return 3 * checkpoint_bytes * min(trials, kept + slots)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk has no room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
