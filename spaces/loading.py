@@ -10,13 +10,10 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from spaces.chain import Step
-from spaces.distributions import Choice, Fitted, Float, Integer, SpaceEntry, SpaceError, as_tuple
-from spaces.space import Budget, Profile, Space, check_space
+from spaces.distributions import SpaceError
+from spaces.space import Space, check_space
+from spaces.yaml_space import read_yaml_space
 
 
 def load_space(name: str, including: tuple[Path, ...] = ()) -> Space:
@@ -28,7 +25,7 @@ def load_space(name: str, including: tuple[Path, ...] = ()) -> Space:
     if path.suffix in (".yaml", ".yml"):
         if path.resolve() in including:
             raise SpaceError(f"--space {path}: a space must not include itself ({' -> '.join(map(str, including))})")
-        return check_space(_from_yaml(path, (*including, path.resolve())))
+        return check_space(read_yaml_space(path, lambda parent: load_space(parent, (*including, path.resolve()))))
     if path.suffix == ".py":
         return check_space(_from_python_file(path))
     known = space_names()
@@ -66,88 +63,3 @@ def _from_python_file(path: Path) -> Space:
     if not isinstance(space, Space):
         raise SpaceError(f"--space {path}: it must define SPACE, a spaces.space.Space")
     return space
-
-
-_YAML_KINDS = "float: [low, high], log: [low, high], integer: [low, high], choice: [...], fitted: [low, high]"
-
-
-def _from_yaml(path: Path, including: tuple[Path, ...]) -> Space:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpaceError(f"--space {path}: must be a readable file ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise SpaceError(f"--space {path}: must be YAML; reading it said: {error}") from None
-    if isinstance(content, dict) and "chain" in content:
-        content.setdefault("fields", {})
-    if not isinstance(content, dict) or not isinstance(content.get("fields"), dict):
-        raise SpaceError(
-            f"--space {path}: must have `fields:` (a mapping) or `chain:`; optional: include, about, base, budget"
-        )
-    unknown = sorted(set(content) - {"include", "about", "base", "budget", "fields", "chain"})
-    if unknown:
-        raise SpaceError(f"--space {path}: has {unknown}; it may have include, about, base, budget, fields, chain")
-    for part in ("base", "budget"):
-        content[part] = content.get(part) or {}
-        if not isinstance(content[part], dict):
-            raise SpaceError(f"--space {path}: {part} must be a mapping, got {content[part]!r}")
-    parent = load_space(str(content.get("include", "retinanet")), including)
-    profiles = {}
-    for name, profile in parent.profiles.items():
-        fields = {key: _entry_from_yaml(path, key, value) for key, value in content["fields"].items()}
-        budget = Budget(
-            **{**vars(profile.budget), **_known(path, content.get("budget", {}), tuple(vars(profile.budget)))}
-        )
-        base = {**profile.base, **content.get("base", {})}
-        chain = _chain_from_yaml(path, content["chain"]) if "chain" in content else profile.chain
-        profiles[name] = Profile(base, fields, budget, profile.max_pixels, profile.street, chain)
-    return Space(path.stem, str(content.get("about", f"from {path.name}")), profiles)
-
-
-def _known(path: Path, values: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    unknown = [key for key in values if key not in names]
-    if unknown:
-        raise SpaceError(f"--space {path}: budget has {unknown}, it may have {', '.join(names)}")
-    for key, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise SpaceError(f"--space {path}: budget.{key} must be a whole number from 1 on, got {value!r}")
-    return dict(values)
-
-
-def _chain_from_yaml(path: Path, rows: Any) -> tuple[Step, ...]:
-    """Steps written as {name: .., change: {field: value}}; a base step is put first."""
-    if not isinstance(rows, list):
-        raise SpaceError(
-            f"--space {path}: chain must be a list of {{name: .., change: {{field: value}}}}, got {rows!r}"
-        )
-    steps = [Step("base", {})]
-    for row in rows:
-        change = row.get("change") if isinstance(row, dict) else None
-        if not isinstance(row, dict) or set(row) != {"name", "change"} or not isinstance(change, dict):
-            raise SpaceError(f"--space {path}: a step must be {{name: .., change: {{field: value}}}}, got {row!r}")
-        steps.append(Step(str(row["name"]), {str(name): as_tuple(value) for name, value in change.items()}))
-    return tuple(steps)
-
-
-def _entry_from_yaml(path: Path, name: str, value: Any) -> SpaceEntry:
-    if isinstance(value, dict) and len(value) == 1:
-        kind, arguments = next(iter(value.items()))
-        if isinstance(arguments, list):
-            try:
-                match kind:
-                    case "float":
-                        low, high = map(float, arguments)
-                        return Float(low, high)
-                    case "log":
-                        low, high = map(float, arguments)
-                        return Float(low, high, log=True)
-                    case "integer":
-                        whole_low, whole_high = (int(number) for number in arguments)
-                        return Integer(whole_low, whole_high)
-                    case "choice":
-                        return Choice(*(as_tuple(option) for option in arguments))
-                    case "fitted":
-                        return Fitted(*map(float, arguments))
-            except (TypeError, ValueError) as error:
-                raise SpaceError(f"--space {path}: fields.{name}: {error}") from None
-    raise SpaceError(f"--space {path}: fields.{name} must be one of {{{_YAML_KINDS}}}, got {value!r}")

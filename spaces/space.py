@@ -9,6 +9,7 @@ from typing import Any
 
 from detector.config import FIELD_NAMES, ConfigError, DetectorConfig, active_fields, check_value
 from spaces.chain import Step, resolve_chain, steps_up_to
+from spaces.constraints import Constraint
 from spaces.distributions import (
     Choice,
     Distribution,
@@ -68,6 +69,7 @@ class Space:
     about: str
     profiles: Mapping[str, Profile]
     full_turn_fields: tuple[str, ...] = ("roll_probability",)  # searched only where images are a full turn
+    constraints: tuple[Constraint, ...] = ()  # what must hold across fields of every config that is tried
 
     def place(self, profile: str) -> str:
         """Where something stands, for messages."""
@@ -84,14 +86,18 @@ class ResolvedSpace:
     fields: dict[str, Distribution | When]
     budget: Budget
     notes: list[str] = field(default_factory=list)  # what was fitted or left out, in words
+    constraints: tuple[Constraint, ...] = ()
 
     def config(self, values: Mapping[str, Any]) -> DetectorConfig:
         """The config of a proposal: base, then the values whose field that config consumes.
 
-        Raises: ConfigError where the values break a rule across fields.
+        Raises: ConfigError where the values break a rule across fields, or a constraint of the space.
         """
         active = active_fields(self.base.with_values(values))
-        return self.base.with_values({name: value for name, value in values.items() if name in active})
+        config = self.base.with_values({name: value for name, value in values.items() if name in active})
+        for constraint in self.constraints:
+            constraint.check(config)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for study.json: a resumed study searches the space that was planned, whatever the file says now."""
@@ -102,6 +108,7 @@ class ResolvedSpace:
             "fields": {name: entry_to_dict(entry) for name, entry in self.fields.items()},
             "budget": vars(self.budget),
             "notes": self.notes,
+            "constraints": [constraint.text for constraint in self.constraints],
         }
 
     @classmethod
@@ -109,7 +116,9 @@ class ResolvedSpace:
         """The inverse of `to_dict`."""
         fields = {name: entry_from_dict(entry) for name, entry in plain["fields"].items()}
         base = DetectorConfig.from_dict(plain["base"])
-        return cls(plain["space"], plain["profile"], base, fields, Budget(**plain["budget"]), list(plain["notes"]))
+        constraints = tuple(Constraint(text) for text in plain.get("constraints", ()))
+        budget = Budget(**plain["budget"])
+        return cls(plain["space"], plain["profile"], base, fields, budget, list(plain["notes"]), constraints)
 
     def contains(self, name: str, value: Any) -> bool:
         """Whether a value of a field lies inside the space."""
@@ -182,7 +191,9 @@ def resolve(
                 del fields[name]
             else:
                 fields[name] = case
-    return ResolvedSpace(space.name, profile, base, fields, chosen.budget, notes)
+    for constraint in space.constraints:
+        constraint.check(base)
+    return ResolvedSpace(space.name, profile, base, fields, chosen.budget, notes, space.constraints)
 
 
 def _fit(values: Mapping[str, Any], max_pixels: int, facts: DatasetFacts, kmeans_sizes: int) -> dict[str, Any]:

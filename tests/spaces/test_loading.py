@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from spaces.distributions import Choice, Fitted, Float, Integer, SpaceError
+from detector.config import ConfigError
+from spaces.distributions import Choice, Fitted, Float, Integer, SpaceError, When
 from spaces.loading import load_space
 from spaces.space import (
     resolve,
@@ -110,13 +111,19 @@ class TestYaml:
             ({"fields": {"lr": {"log": [0, 1]}}}, r"fields\.lr: .*positive"),
             ({"fields": {"lr": {"float": ["a", 1]}}}, r"fields\.lr"),
             ({"fields": {"lr": {"float": [1]}}}, r"fields\.lr"),
-            ({"fields": {"lr": {"normal": [0, 1]}}}, r"fields\.lr must be one of"),
-            ({"fields": {"lr": [0.1, 0.2]}}, r"fields\.lr must be one of"),
+            ({"fields": {"lr": {"normal": [0, 1]}}}, r"fields\.lr must be a constant or one of"),
+            ({"fields": {"lr": [0.1, 0.2]}}, r"fields\.lr: .*must be float.* A range is one of"),
+            ({"fields": {"zoom_max": {"quantised": [0, 0.4, 0]}}}, r"fields\.zoom_max: .*step must be positive"),
+            ({"fields": {"lr": {"log": [1e-4, 1], "only_if": "sgd"}}}, r"only_if must be \{field: value\}"),
+            ({"fields": {}, "constraints": "lr < 1"}, "constraints must be a list"),
+            ({"fields": {}, "constraints": ["lr <"]}, "must be one expression"),
+            ({"fields": {}, "constraints": ["rl < 1"]}, "is not a DetectorConfig field"),
+            ({"fields": {}, "constraints": ["__import__('os') == 1"]}, "may use fields, numbers"),
             ({"fields": {"lr": {"choice": []}}}, r"fields\.lr: .*at least one option"),
-            ({"fields": ["lr"]}, "must have `fields:`"),
+            ({"fields": ["lr"]}, "fields must be a mapping"),
             (["lr"], "must have `fields:`"),
             ({"fields": {}, "include": "nothing"}, '"nothing" is no space'),
-            ({"fields": {}, "budget": {"trails": 5}}, r"budget has \['trails'\]"),
+            ({"fields": {}, "budget": {"trails": 5}}, "budget has 'trails'"),
             ("fields: {lr: [", "must be YAML"),
             ("", "must have `fields:`"),
             ({"fields": {}, "base": ["lr"]}, "base"),
@@ -128,6 +135,37 @@ class TestYaml:
         path = self.write(tmp_path, content)
         with pytest.raises(SpaceError, match=said):
             load_space(path)
+
+    @pytest.mark.parametrize(
+        ("line", "text"),
+        [
+            (4, "include: smoke\nfields:\n  lr: {log: [0.001, 0.01]}\n  head_depth: {integer: [a, b]}\n"),
+            (3, "include: smoke\nfields:\n  bach_size: 4\n"),
+            (3, "include: smoke\nbudget:\n  trials: many\nfields: {}\n"),
+            (4, "include: smoke\nfields: {}\nconstraints:\n  - lr < bach_size\n"),
+            (4, "chain:\n  - {name: a, change: {lr: 1}}\n\n  - {name: b, changes: {lr: 2}}\n"),
+            (2, "include: smoke\nfeilds: {}\nfields: {}\n"),
+        ],
+    )
+    def test_a_mistake_is_told_with_its_line(self, tmp_path: Path, line: int, text: str) -> None:
+        path = self.write(tmp_path, text)
+        with pytest.raises(SpaceError, match=rf"mine\.yaml, line {line}: "):
+            load_space(path)
+
+    def test_conditions_constants_steps_and_constraints(self, tmp_path: Path) -> None:
+        text = (
+            "include: smoke\nfields:\n  optimizer: {choice: [adamw, sgd]}\n  batch_size: 4\n  head_depth: {integer: [0, 3]}\n"
+            "  zoom_max: {quantised: [0, 0.4, 0.1]}\n  sgd_momentum: {float: [0.8, 0.99], only_if: {optimizer: sgd}}\n"
+            "constraints: ['head_depth * head_channels <= 32', increasing(anchor_scales)]\n"
+        )
+        space = resolve(load_space(self.write(tmp_path, text)), "cpu", STREET)
+        assert space.base.batch_size == 4
+        assert space.fields["zoom_max"] == Float(0.0, 0.4, step=0.1)
+        assert space.fields["sgd_momentum"] == When("optimizer", {"sgd": Float(0.8, 0.99)})
+        assert space.config({"head_depth": 2}).head_depth == 2  # 2 x 16 channels
+        with pytest.raises(ConfigError, match=r"head_depth \* head_channels <= 32.*got head_depth=3, head_channels=16"):
+            space.config({"head_depth": 3})
+        assert type(space).from_dict(space.to_dict()).constraints == space.constraints
 
     @pytest.mark.parametrize("section", ["base", "budget"])
     def test_an_empty_section_says_nothing_or_is_refused_but_never_crashes(self, tmp_path: Path, section: str) -> None:
