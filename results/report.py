@@ -9,7 +9,7 @@ import argparse
 import html
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from results.ablation import ablation_rows, as_latex, caption
 from results.audit import Audit, audit_of, top_of
 from results.importance import Effect, effects
 from results.pages import page_of, picture, table
+from results.pareto import pareto_front
 from results.plots import write_curves
 from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
 from results.state import STATES, StudyState
@@ -37,6 +38,7 @@ class Results:
     effects: list[Effect]
     steps: list[Row]  # ablation.csv; empty for a search
     caption: str  # of the steps
+    front: list[Row] = field(default_factory=list)  # pareto.csv, where there are several objectives
     audit: Audit | None = None  # of pruned trials, where there was one
 
 
@@ -52,8 +54,12 @@ def write_results(folder: Path) -> Results:
     ablated = "steps" in plan
     found = Results(
         summary(plan, state), leaderboard(state), configurations(state), [] if ablated else effects(state),
-        ablation_rows(plan, state) if ablated else [], caption(plan, state) if ablated else "", audit_of(state, top_of(plan, state)),
+        ablation_rows(plan, state) if ablated else [], caption(plan, state) if ablated else "", audit=audit_of(state, top_of(plan, state)),
     )  # fmt: skip
+    if len(plan.get("objectives", [])) > 1:
+        found.front = pareto_front(state, plan["objectives"])
+        (out / "pareto.csv").write_text(as_csv(found.front))
+        (out / "pareto.md").write_text(as_markdown(found.front))
     if found.audit:
         found.summary["audit"] = asdict(found.audit)
     for name, rows in (("leaderboard", found.trials), ("configs", found.configs)):
@@ -133,6 +139,7 @@ def page(plan: dict[str, Any], state: StudyState, found: Results, curves: bytes)
         f"<h2>Learning curves</h2>{picture('score by epoch of every trial', curves)}",
         *([f"<h2>Steps</h2><p>{html.escape(found.caption)}</p>{table(found.steps)}"] if found.steps else []),
         f"<h2>Configurations</h2>{table(found.configs)}",
+        *([f"<h2>Pareto front: {', '.join(plan['objectives'])}</h2>{table(found.front)}"] if found.front else []),
         *([f"<p>{html.escape(found.audit.describe())}</p>"] if found.audit else []),
         f"<h2>Trials</h2>{table(found.trials)}",
     ]

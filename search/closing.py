@@ -107,6 +107,8 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
     else:
         console.print(ranking(state, found.configs))
         _say(console, headline(told))
+        if found.front:
+            _say(console, f"{len(found.front)} configurations on the Pareto front: results/pareto.md")
         if found.audit:
             _say(console, found.audit.describe())
     _say(

@@ -16,7 +16,7 @@ from typing import Any
 
 from results.state import metric_of
 from search.journal import write_atomically
-from search.probe import probe_seconds
+from search.probe import measure_costs, probe_seconds
 
 CHECKPOINT, BEST, BEFORE_DECAY, DETECTIONS, THREADS, LOG, ERROR = (
     "checkpoint.pt", "best.pt", "before_decay.pt", "detections.json", "threads", "log.txt", "error.txt",
@@ -36,6 +36,7 @@ class LegRunner:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.trainer: Any = None
         self.threads = study["threads"]
+        self.costs: dict[str, float] = {}
 
     def step(self) -> dict[str, Any]:
         """Trains one epoch (none where the checkpoint is at the rung already).
@@ -147,7 +148,11 @@ class LegRunner:
         )
 
     def _report(self, result: Any) -> dict[str, Any]:
-        return {**result.to_dict(), "seconds": result.seconds, "leg": self.leg["number"], "threads": self.threads}
+        told = result.to_dict()
+        if self.study.get("measured"):  # objectives that training does not change: once a leg
+            self.costs = self.costs or measure_costs(self.trainer.evaluated_model(), self.trainer.device)
+            told["metrics"] = {**told["metrics"], **{name: self.costs[name] for name in self.study["measured"]}}
+        return {**told, "seconds": result.seconds, "leg": self.leg["number"], "threads": self.threads}
 
     def _follow_thread_change(self, torch: Any) -> None:
         """A leg that is left alone on the machine may use all its cores; the driver says so in a file."""

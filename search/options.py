@@ -52,6 +52,7 @@ class Options:
     eta: int | None = None
     grace: int | None = None
     metric: str | None = None
+    objective: str | None = None
     seed: int | None = None
     seeds: int | None = None
     imagenet_weights: str | None = None

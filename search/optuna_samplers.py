@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from results.pareto import MINIMISED, objective_values
 from results.state import StudyState, Trial
 from results.tables import ranking_key
 from search.screening import STARTUP_TRIALS, screening
@@ -26,7 +27,6 @@ from spaces.distributions import Choice, Distribution, Float, When, as_tuple, co
 from spaces.space import ResolvedSpace
 
 OPTUNA_SAMPLERS = ("tpe", "gp", "nsga2", "cmaes")
-MINIMISED = ("latency_ms", "parameters")  # objectives of which less is better
 MIDDLE = 0.5  # where a conditional field stands that a trial does not have
 POPULATION = 10  # NSGA-II's trials a generation
 GENERATION, CONSTRAINTS = "NSGAIISampler:generation", "constraints"  # where Optuna's samplers look for them
@@ -196,8 +196,7 @@ class View:
         if len(self.objectives) == 1:
             score = trial.ranked_score(self.objectives[0])
             return [0.0 if math.isnan(score) else score]
-        epoch = trial.ranked_epoch(state.metric)
-        values = [math.nan if epoch is None else trial.score(name, epoch) for name in self.objectives]
+        values = objective_values(state, trial, self.objectives)
         worst = [math.inf if name in MINIMISED else 0.0 for name in self.objectives]
         return [bad if math.isnan(value) else value for value, bad in zip(values, worst, strict=True)]
 

@@ -12,6 +12,7 @@ from typing import Any
 from detector.config import ConfigError, DetectorConfig
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from detector.evaluate import METRIC_NAMES
+from results.pareto import MINIMISED
 from results.records import PLAN_NAME
 from search.afterwards import DEFAULT_TOP
 from search.dataset import (
@@ -157,14 +158,14 @@ def _settle_search(options: Options, given: _Given) -> dict[str, Any]:
     if sampler == "grid":
         all_of_it = grid_trials(given.space)
         trials = options.trials or all_of_it
-    metric = options.metric or "mAP"
-    _check_metric(metric, given.dataset)
+    objectives = _objectives(options, given.dataset)
+    metric = objectives[0]
     if options.space_edit:
         raise StudyError(
             "--space-edit changes a study that there is; give it with --resume, or as --space of a new one"
         )
     return {
-        "metric": metric, "seed": options.seed or 0, "sampler": sampler, "scheduler": scheduler, "levels": levels,
+        "metric": metric, "objectives": objectives, "seed": options.seed or 0, "sampler": sampler, "scheduler": scheduler, "levels": levels,
         "eta": eta, "grace": grace, "epochs": epochs, "trials": trials,
         "prune_on": options.prune_on or "last", "rank_on": options.rank_on or "best",
         "seeds_final": options.seeds_final or 0, "top": options.top or DEFAULT_TOP, "audit": options.audit or 0,
@@ -249,6 +250,28 @@ def grid_trials(space: ResolvedSpace) -> int:
             "fields with --set field=value, or search a smaller --space"
         )
     return size + 1
+
+
+def _objectives(options: Options, dataset: DetectionDataset) -> list[str]:
+    """The study's objectives; the first is the metric that prunes and ranks.
+
+    Raises: StudyError for one that is none, or for a first one that says nothing of quality.
+    """
+    names = options.objective.split(",") if options.objective else [options.metric or "mAP"]
+    if options.objective and options.metric not in (None, names[0]):
+        raise StudyError(f"--metric {options.metric}: with --objective the first of them is the metric, {names[0]}")
+    if len(set(names)) < len(names):
+        raise StudyError(f"--objective must name each objective once, got {options.objective}")
+    if names[0] in MINIMISED:
+        raise StudyError(f"--objective must begin with a score, which prunes and ranks; got {names[0]} first")
+    for name in names:
+        if name not in MINIMISED:
+            _check_metric(name, dataset)
+    if len(names) > 1 and options.trainer:
+        raise StudyError(
+            "--objective: latency and parameters are those of our own detector; leave --trainer or them out"
+        )
+    return names
 
 
 def _check_metric(metric: str, dataset: DetectionDataset) -> None:

@@ -26,6 +26,10 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_argument("--grace", type=int, help="epochs of the first rung (default: the space's)")
     search.add_argument("--eta", type=int, help="one in eta trials is promoted (default: the space's)")
     search.add_argument("--metric", help="mAP, AP50, AP75, AP_small, .. or class:NAME (default: mAP)")
+    search.add_argument(
+        "--objective",
+        help="several, e.g. mAP,latency_ms or mAP,parameters: their Pareto front; the first prunes and ranks (default: --metric)",
+    )
     search.add_argument("--seed", type=int, help="of proposals and training (default: 0)")
     search.add_argument("--prune-on", help=f"what a rung judges by: {', '.join(PRUNE_ON)} score (default: last)")
     search.add_argument("--rank-on", help=f"which epoch the tables show: {', '.join(RANK_ON)} (default: best)")

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from results.pareto import MINIMISED
 from results.records import JOURNAL_NAME, read_journal
 from results.report import write_results
 from results.state import StudyState
@@ -28,6 +29,7 @@ from search.forecast import Forecast, simulate
 from search.journal import Journal
 from search.known import KnownElsewhere
 from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError
+from search.optuna_export import write_optuna_database
 from search.plan import Study, make_plan, resources_of, write_plan
 from search.progress import Progress
 from search.resources import start_ray
@@ -127,6 +129,8 @@ def _search(
         journal.close()
     found = write_results(study.folder)
     write_end_of_study(study.folder, plan, state)
+    if not study.steps:
+        write_optuna_database(study.folder, plan["name"], state, study.space, plan.get("objectives", [plan["metric"]]))
     told = found.summary
     closing.print_closing(study, state, found, reason, console)
     if interrupted:
@@ -145,7 +149,7 @@ def _engine(study: Study, state: StudyState, journal: Journal, scheduler: Schedu
     fingerprint, seed = plan["dataset"]["fingerprint"], plan["seed"]
     if study.steps:
         return AblationEngine(state, journal, space, study.steps, scheduler, limits, fingerprint, seed)
-    sampler = make_sampler(plan["sampler"], space, seed, [plan["metric"]], plan["scheduler"])
+    sampler = make_sampler(plan["sampler"], space, seed, plan.get("objectives", [plan["metric"]]), plan["scheduler"])
     in_seconds = plan.get("budget_unit") == "seconds"
     return Engine(
         state, journal, space, sampler, scheduler, limits, fingerprint, seed, check=study.check,
@@ -168,6 +172,7 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         "official_eval": study.plan["official_eval"],
         "rank_on": study.plan.get("rank_on", "best"),
         "trainer": study.plan.get("trainer", ""),
+        "measured": [name for name in study.plan.get("objectives", []) if name in MINIMISED],
         "threads": study.resources.threads,
         "device": study.resources.torch_device,
     }

@@ -45,6 +45,7 @@ class Detector(nn.Module):
 
     def __init__(self, config: DetectorConfig, num_classes: int) -> None:
         super().__init__()
+        self.canvas = (config.image_size_px[0], config.image_size_px[1])
         self.trunk = make_trunk(config)
         self.neck = make_neck(self.trunk.out_channels, config)
         self.head = DenseHead(config, self.neck.out_channels, num_anchors_per_cell(config), num_classes)
