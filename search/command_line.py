@@ -76,6 +76,10 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         help="GPUs of a trial, may be a fraction; auto packs as many as the largest config's probed memory allows "
         "(default: 1 where there are any)",
     )
+    machine.add_argument(
+        "--memory-per-trial", type=float,
+        help="GB of main memory that a trial may take before it counts as out of memory (Linux; default: until the kernel ends it)",
+    )  # fmt: skip
     machine.add_argument("--concurrent", type=int, help="trials at a time (default: as many as fit)")
 
 

@@ -13,6 +13,7 @@ from results.state import ON_RUNGS, StudyState, Trial
 from results.tables import ranking_key
 from search.engine import Engine
 from search.leg import BEFORE_DECAY, BEST, CHECKPOINT, DETECTIONS
+from search.rungs import Rung, StoppingAsha
 
 TRAINING = (CHECKPOINT, "checkpoint.previous.pt", BEFORE_DECAY)  # what going on needs
 RESULTS = (BEST, DETECTIONS)  # what showing and testing need
@@ -37,8 +38,9 @@ def may_go_on(state: StudyState, trial: Trial, num_trials: int, eta: int, schedu
     """Whether any order of results to come could still promote a trial that is paused at a rung."""
     if trial.outcome or trial.role not in ON_RUNGS or trial.rung < 0:
         return False
-    if scheduler == "asha_stop":
-        return False  # it goes on at once or never
+    if scheduler == "asha_stop":  # it passed when it came, or never goes on
+        rung = Rung(state.arrivals[trial.rung], state.promoted[trial.rung])
+        return StoppingAsha(state.levels, eta).is_going_on(rung, trial.id)
     scores = state.arrivals[trial.rung]
     own = scores[trial.id]
     better = sum(score > own for score in scores.values())

@@ -67,6 +67,7 @@ class Limits:
     seeds_final: int = 0  # fresh seeds for each of the `top` best
     top: int = DEFAULT_TOP
     audit: int = 0  # pruned trials to train to the end
+    micro_batches: bool = True  # whether the trainer can take a batch in parts
 
 
 class Engine:
@@ -158,7 +159,7 @@ class Engine:
             trial = self._owed() or self._promotion() or self._restart() or self._new_trial() or self._afterwards()
             if trial is None:
                 return None
-            remedy = remedy_for(trial, self.limits.max_failures)
+            remedy = remedy_for(trial, self.limits.max_failures, self.limits.micro_batches)
             if remedy.alone and self.running:
                 return None  # it waits for the device to be empty; what is owed comes first, so it will be
             if not self._answered(trial):
@@ -210,7 +211,7 @@ class Engine:
 
     def _judge(self, trial: Trial) -> None:
         """Gives up a trial that failed too often."""
-        remedy = remedy_for(trial, self.limits.max_failures)
+        remedy = remedy_for(trial, self.limits.max_failures, self.limits.micro_batches)
         if remedy.outcome and trial.leg_target is not None:
             self.record("leg_ended", trial=trial.id, outcome=remedy.outcome, reason=remedy.reason)
 

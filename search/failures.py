@@ -27,7 +27,7 @@ class Remedy:
     reason: str = ""
 
 
-def remedy_for(trial: Trial, max_failures: int) -> Remedy:
+def remedy_for(trial: Trial, max_failures: int, micro_batches: bool = True) -> Remedy:
     """What to do with a trial that owes a leg, by what has happened to it so far."""
     if trial.retries > max_failures:
         return Remedy(outcome="failed", reason=trial.reason)
@@ -38,6 +38,8 @@ def remedy_for(trial: Trial, max_failures: int) -> Remedy:
         return Remedy(alone=True)
     halves = failures - 1
     micro_batch = int(trial.config["batch_size"]) >> halves
+    if not micro_batches:
+        return Remedy(outcome="infeasible", reason=f"{_told(trial)}, and its trainer takes no smaller batch")
     if reads_batch(trial):
         return Remedy(outcome="infeasible", reason=f"{_told(trial)}, and batch norm allows no smaller batch")
     if micro_batch < 1:

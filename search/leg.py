@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import math
+import resource
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,15 @@ class LegRunner:
         self.costs: dict[str, float] = {}
 
     def step(self) -> dict[str, Any]:
+        """Trains one epoch within the trial's memory, and gives it back where that was too little (see `_step`)."""
+        with memory_limit(self.study.get("memory_gb")):
+            report = self._step()
+        if report["outcome"] == "out_of_memory":  # the next leg of this process needs it
+            self.trainer = None
+            gc.collect()
+        return report
+
+    def _step(self) -> dict[str, Any]:
         """Trains one epoch (none where the checkpoint is at the rung already).
 
         Returns {"epochs": results to journal, "outcome": "" while it goes on, else reached / diverged / out_of_memory /
@@ -173,6 +185,29 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+
+
+@contextlib.contextmanager
+def memory_limit(gigabytes: float | None) -> Iterator[None]:
+    """Inside, this process fails to take so much more, rather than have the kernel end a process of its choice.
+
+    Beyond what it has reserved already: the limit counts address space, and threads and libraries reserve much of it.
+    """
+    import detector.trainer  # noqa: F401  what it brings is not the trial's
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if gigabytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (reserved_bytes() + int(gigabytes * 1e9), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def reserved_bytes() -> int:
+    """Private writable address space of this process (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 
 
 def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool, train_split: str) -> Any:

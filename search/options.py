@@ -71,6 +71,7 @@ class Options:
     space_edit: str | None = None
     budget_unit: str | None = None
     keep: str | None = None
+    memory_per_trial: float | None = None
     max_failures: int | None = None
     trainer: str | None = None
     test: bool = False
@@ -95,7 +96,7 @@ def check_choices(options: Options) -> None:
         if value not in allowed:
             raise StudyError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
     parse_set_fields(options.set_fields)
-    positive = ("trials", "epochs", "max_hours", "concurrent", "seeds", "top")
+    positive = ("trials", "epochs", "max_hours", "concurrent", "seeds", "top", "memory_per_trial")
     for name in ("seeds_final", "audit", "max_failures"):
         if (getattr(options, name) or 0) < 0:
             raise StudyError(f"--{name.replace('_', '-')} must not be negative, got {getattr(options, name)}")

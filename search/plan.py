@@ -100,6 +100,7 @@ def make_plan(options: Options, say: Any) -> Study:
         "max_hours": options.max_hours,
         "max_failures": DEFAULT_MAX_FAILURES if options.max_failures is None else options.max_failures,
         "keep": options.keep or "all",
+        "memory_per_trial": options.memory_per_trial,
         "trainer": options.trainer or "",
         "official_eval": options.official_eval,
         "skip_bad": options.skip_bad,

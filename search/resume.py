@@ -33,6 +33,7 @@ EXTENDS = (
     "reuse",
     "keep",
     "max_failures",
+    "memory_per_trial",
 )  # stand in the journal then
 MAY_CHANGE = (*EXTENDS, "runs_dir", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "test", "dry_run",
               "epochs", "space_edit")  # fmt: skip

@@ -148,6 +148,11 @@ class StoppingAsha:
                 return trial, index
         return None
 
+    def is_going_on(self, rung: Rung, trial: str) -> bool:
+        """Whether a trial passed when it came and only waits for a slot."""
+        self._judge_arrivals(rung)
+        return trial in rung.verdicts.going_on
+
     def _judge_arrivals(self, rung: Rung) -> None:
         """Gives everyone who came since the last look the verdict of the moment when they came."""
         verdicts = rung.verdicts

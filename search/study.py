@@ -145,6 +145,7 @@ def _engine(study: Study, state: StudyState, journal: Journal, scheduler: Schedu
     limits = Limits(
         plan["trials"], (plan["max_hours"] or math.inf) * 3600, plan.get("max_failures", DEFAULT_MAX_FAILURES),
         plan.get("seeds_final", 0), plan.get("top", DEFAULT_TOP), plan.get("audit", 0),
+        micro_batches=not plan.get("trainer"),
     )  # fmt: skip
     fingerprint, seed = plan["dataset"]["fingerprint"], plan["seed"]
     if study.steps:
@@ -172,6 +173,7 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         "official_eval": study.plan["official_eval"],
         "rank_on": study.plan.get("rank_on", "best"),
         "trainer": study.plan.get("trainer", ""),
+        "memory_gb": study.plan.get("memory_per_trial"),
         "measured": [name for name in study.plan.get("objectives", []) if name in MINIMISED],
         "threads": study.resources.threads,
         "device": study.resources.torch_device,

@@ -6,143 +6,26 @@ import contextlib
 import csv
 import ipaddress
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import yaml
 
 from detector.config import DetectorConfig
-
-ROOT = Path(__file__).parents[2]
-STUDY_TIMEOUT, STOP_TIMEOUT, POLL = 600.0, 180.0, 0.25  # seconds: to hang is to fail
-
-
-@dataclass
-class Command:
-    """A command in a process group of its own, whose whole tree can be ended."""
-
-    process: subprocess.Popen[str]
-    out: Path
-    seen: dict[int, psutil.Process] = field(default_factory=dict)
-
-    def tree(self) -> list[psutil.Process]:
-        """The processes of the tree, those of earlier calls included: Ray's outlive their parent."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self.process.pid)
-            for process in (root, *root.children(recursive=True)):
-                self.seen.setdefault(process.pid, process)
-        return [process for process in self.seen.values() if process.is_running()]
-
-    def kill_tree(self) -> None:
-        """SIGKILL to everything that this command started."""
-        for _ in range(3):  # a child may be born while its parent is being killed
-            alive = self.tree()
-            for process in alive:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            psutil.wait_procs(alive, timeout=10)
-        self.process.wait(timeout=10)
-
-    def wait(self, timeout: float, each_time: Callable[[], None] = lambda: None) -> int:
-        """The exit status; polls `each_time` meanwhile."""
-        end = time.monotonic() + timeout
-        while (status := self.process.poll()) is None:
-            assert time.monotonic() < end, f"still running after {timeout} s:\n{self.text()[-3000:]}"
-            self.tree()
-            each_time()
-            time.sleep(POLL)
-        return status
-
-    def text(self) -> str:
-        """Standard output and error so far."""
-        return self.out.read_text()
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all studies here: the street is made and decoded once."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def start(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
-    """Starts `python -m search.run ...`; whatever still lives at the end is killed."""
-    commands: list[Command] = []
-
-    def begin(*arguments: str) -> Command:
-        out = tmp_path_factory.mktemp("out") / "out.txt"
-        environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
-        with out.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "search.run", *arguments],
-                cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-        commands.append(Command(process, out))
-        return commands[-1]
-
-    try:
-        yield begin
-    finally:
-        for command in commands:
-            command.kill_tree()
-
-
-def journal_lines(folder: Path) -> list[bytes]:
-    """The whole lines of a journal that may be being written."""
-    path = folder / "journal.jsonl"
-    content = path.read_bytes() if path.is_file() else b""
-    return content[: content.rfind(b"\n") + 1].splitlines()
-
-
-def journal(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in journal_lines(folder)]
-
-
-def count_epochs(folder: Path) -> int:
-    return sum(b'"event": "epoch"' in line for line in journal_lines(folder))
-
-
-def wait_for_epochs(command: Command, folder: Path, number: int) -> None:
-    end = time.monotonic() + STUDY_TIMEOUT
-    while count_epochs(folder) < number:
-        assert command.process.poll() is None, command.text()[-3000:]
-        assert time.monotonic() < end, f"{number} epochs were not journaled:\n{command.text()[-3000:]}"
-        command.tree()
-        time.sleep(POLL)
-
-
-def trained_epochs(folder: Path) -> dict[str, Counter[int]]:
-    """How often each trial's log says that an epoch was trained."""
-    counts = {}
-    for log in folder.glob("trials/*/log.txt"):
-        counts[log.parent.name] = Counter(int(number) for number in re.findall(r" epoch (\d+): ", log.read_text()))
-    return counts
-
-
-def check_finished(folder: Path) -> None:
-    """What any finished smoke study holds."""
-    records = journal(folder)
-    plan = json.loads((folder / "study.json").read_text())
-    created = [record["trial"] for record in records if record["event"] == "trial_created"]
-    assert len(created) == len(set(created)) == plan["trials"] >= 12
-    pairs = Counter((record["trial"], record["epoch"]) for record in records if record["event"] == "epoch")
-    assert set(pairs.values()) == {1}
-    assert records[-1]["event"] == "study_ended"
-    assert records[-1]["reason"] == "done"
+from tests.running import (
+    STOP_TIMEOUT,
+    STUDY_TIMEOUT,
+    Command,
+    check_finished,
+    journal,
+    journal_lines,
+    trained_epochs,
+)
 
 
 def is_loopback(ip: str) -> bool:
@@ -292,61 +175,6 @@ class TestSmokeStudy:
         assert command.wait(STOP_TIMEOUT) == 2
         assert "holds a study already" in command.text()
         assert (smoke.folder / "journal.jsonl").read_bytes() == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("epochs", [3, 15])
-def test_killed_with_its_whole_process_tree_a_study_resumes_without_loss(
-    start: Callable[..., Command], tmp_path: Path, epochs: int
-) -> None:
-    folder = tmp_path / "k"
-    first = start("--space", "smoke", "--runs-dir", str(tmp_path), "--name", "k")
-    wait_for_epochs(first, folder, epochs)
-    first.kill_tree()
-    before = journal_lines(folder)
-    assert sum(b'"event": "epoch"' in line for line in before) >= epochs
-    assert not any(b'"event": "study_ended"' in line for line in before), "the kill came too late to test anything"
-
-    second = start("--space", "smoke", "--runs-dir", str(tmp_path), "--resume", "--name", "k")
-    assert second.wait(STUDY_TIMEOUT) == 0, second.text()[-3000:]
-    assert "Traceback" not in second.text()
-    assert journal_lines(folder)[: len(before)] == before
-    check_finished(folder)
-    journaled = {(record["trial"], record["epoch"]) for record in journal(folder) if record["event"] == "epoch"}
-    for trial, counts in trained_epochs(folder).items():
-        again = {number: times for number, times in counts.items() if times > 1}
-        assert len(again) <= 1, f"trial {trial} trained {again} more than once"
-        assert set(again.values()) <= {2}
-        assert {(trial, number) for number in counts} <= journaled, "a trained epoch is missing from the journal"
-    owed = {
-        record["trial"]: record["event"]
-        for record in journal(folder)
-        if record["event"] in ("leg_started", "leg_ended")
-    }
-    assert set(owed.values()) == {"leg_ended"}
-
-
-@pytest.mark.slow
-def test_sigterm_ends_with_130_the_table_so_far_and_the_resume_command(
-    start: Callable[..., Command], tmp_path: Path
-) -> None:
-    folder = tmp_path / "t"
-    command = start("--space", "smoke", "--runs-dir", str(tmp_path), "--name", "t")
-    wait_for_epochs(command, folder, 3)
-    os.kill(command.process.pid, signal.SIGTERM)
-    assert command.wait(STOP_TIMEOUT) == 130, command.text()[-3000:]
-    text = command.text()
-    assert "Traceback" not in text
-    assert "the table so far" in text
-    assert re.search(
-        rf"python -m search\.run --space smoke --resume --name t --runs-dir {re.escape(str(tmp_path))}", text
-    )
-    records = journal(folder)
-    assert (records[-1]["event"], records[-1]["reason"]) == ("study_ended", "interrupted")
-    with (folder / "results" / "leaderboard.csv").open() as file:
-        assert {row["state"] for row in csv.DictReader(file)} <= {"finished", "pruned", "stopped"}
-    _, alive = psutil.wait_procs(command.tree(), timeout=20)
-    assert alive == [], "processes were left behind"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,300 @@
+"""What goes wrong on real machines, done to real studies: nothing that was journaled is lost, and no epoch beyond the one
+that each running trial was in is trained again.
+
+Each fault strikes at a moment drawn from a seed that is printed. `pytest tests/faults -m slow --repeat 5` tries each five
+times and prints the table of benchmarks/FAULTS.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.running import (
+    POLL,
+    STOP_TIMEOUT,
+    STUDY_TIMEOUT,
+    Command,
+    check_finished,
+    count_epochs,
+    journal,
+    journal_lines,
+    trained_epochs,
+    wait_for_epochs,
+)
+
+pytestmark = pytest.mark.slow
+
+EPOCHS_BEFORE = (2, 18)  # a smoke study has about 26: the fault strikes after so many, drawn evenly
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    fault: str
+    moment: int  # epochs journaled when it struck
+    repeated: int  # epochs trained twice
+    most_in_a_trial: int
+    running: int  # trials that were in a leg
+
+
+@dataclass
+class Table:
+    """What all faults of this run came to."""
+
+    seed: int
+    rows: list[Row] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[Table]:
+    given = request.config.getoption("--fault-seed")
+    found = Table(random.SystemRandom().randrange(10**6) if given is None else given)
+    yield found
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(
+            f"\nfaults, seed {found.seed}:\n| fault | times | after epochs | lost results | epochs repeated | most in one trial |"
+        )
+        print("|---|---|---|---|---|---|")
+        for fault in dict.fromkeys(row.fault for row in found.rows):
+            rows = [row for row in found.rows if row.fault == fault]
+            moments = ", ".join(str(row.moment) for row in rows)
+            repeated = ", ".join(str(row.repeated) for row in rows)
+            print(
+                f"| {fault} | {len(rows)} | {moments} | 0 | {repeated} | {max(row.most_in_a_trial for row in rows)} |"
+            )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every fault so often as --repeat says."""
+    metafunc.parametrize("attempt", range(metafunc.config.getoption("--repeat")))
+
+
+class Fault:
+    """A smoke study that a fault strikes at a drawn moment."""
+
+    def __init__(self, name: str, attempt: int, table: Table, start: Callable[..., Command], runs: Path) -> None:
+        self.name, self.table, self.start, self.runs = name, table, start, runs
+        self.rng = random.Random(f"{table.seed}/{name}/{attempt}")
+        self.folder = runs / "f"
+        self.before: list[bytes] = []
+        self.moment = 0
+
+    def begin(self, *more: str) -> Command:
+        """Starts the study and waits for the moment."""
+        self.moment = self.rng.randint(*EPOCHS_BEFORE)
+        command = self.start("--space", "smoke", "--runs-dir", str(self.runs), "--name", "f", *more)
+        wait_for_epochs(command, self.folder, self.moment)
+        time.sleep(self.rng.uniform(0, 1.0))  # anywhere within an epoch
+        return command
+
+    def remember(self) -> None:
+        """What had been journaled when the fault struck."""
+        self.before = journal_lines(self.folder)
+
+    def resume(self) -> Command:
+        """Goes on, to the end."""
+        command = self.start("--space", "smoke", "--runs-dir", str(self.runs), "--resume", "--name", "f")
+        assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+        assert "Traceback" not in command.text()
+        return command
+
+    def check(self, most_repeated: int = 1) -> None:
+        """Nothing lost, nothing counted twice, at most the epoch under way repeated in a trial that was running."""
+        check_finished(self.folder)
+        lines = journal_lines(self.folder)
+        assert lines[: len(self.before)] == self.before
+        journaled = {(r["trial"], r["epoch"]) for r in journal(self.folder) if r["event"] == "epoch"}
+        repeated = {trial: sum(n - 1 for n in counts.values()) for trial, counts in trained_epochs(self.folder).items()}
+        for trial, counts in trained_epochs(self.folder).items():
+            assert repeated[trial] <= most_repeated, f"trial {trial} trained {counts}"
+            assert {(trial, number) for number in counts} <= journaled, "a trained epoch is missing from the journal"
+        running = sum(1 for times in repeated.values() if times)
+        self.table.rows.append(
+            Row(self.name, self.moment, sum(repeated.values()), max(repeated.values(), default=0), running)
+        )
+
+
+@pytest.fixture
+def fault(
+    request: pytest.FixtureRequest, attempt: int, table: Table, start: Callable[..., Command], tmp_path: Path
+) -> Fault:
+    name = request.node.originalname.removeprefix("test_").replace("_", " ")
+    return Fault(name, attempt, table, start, tmp_path)
+
+
+def worker_of(command: Command) -> psutil.Process:
+    """A process that trains: Ray names it after the trainable."""
+    end = time.monotonic() + STOP_TIMEOUT
+    while time.monotonic() < end:
+        for process in command.tree():
+            with contextlib.suppress(psutil.Error):
+                if "LegTrainable" in " ".join(process.cmdline()):
+                    return process
+        time.sleep(POLL)
+    raise AssertionError("no worker was found")
+
+
+def running_trials(folder: Path) -> set[str]:
+    """Trials whose leg was started and has not ended."""
+    running: set[str] = set()
+    for record in journal(folder):
+        if record["event"] == "leg_started":
+            running.add(record["trial"])
+        elif record["event"] == "leg_ended":
+            running.discard(record["trial"])
+    return running
+
+
+def test_kill_9_of_a_worker(fault: Fault) -> None:
+    command = fault.begin()
+    worker_of(command).kill()
+    assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+    lost = [r for r in journal(fault.folder) if r["event"] == "leg_ended" and r["outcome"] == "lost"]
+    assert len(lost) == 1, "the leg runs again from its checkpoint, and nobody is blamed"
+    assert lost[0]["node_alive"]
+    fault.check()
+
+
+def test_kill_9_of_the_driver(fault: Fault) -> None:
+    command = fault.begin()
+    command.process.kill()
+    command.process.wait()
+    fault.remember()
+    fault.resume()  # while what the driver left behind may still be ending
+    command.kill_tree()
+    fault.check()
+
+
+def test_kill_9_of_everything(fault: Fault) -> None:
+    fault.begin().kill_tree()
+    fault.remember()
+    assert not any(b'"event": "study_ended"' in line for line in fault.before), (
+        "the kill came too late to test anything"
+    )
+    fault.resume()
+    fault.check()
+
+
+def test_sigterm(fault: Fault) -> None:
+    command = fault.begin()
+    os.kill(command.process.pid, signal.SIGTERM)
+    assert command.wait(STOP_TIMEOUT) == 130, command.text()[-3000:]
+    text = command.text()
+    assert "Traceback" not in text
+    assert "the table so far" in text
+    assert f"python -m search.run --space smoke --resume --name f --runs-dir {fault.runs}" in text
+    assert (fault.folder / "results" / "leaderboard.csv").is_file()
+    fault.remember()
+    assert b'"reason": "interrupted"' in fault.before[-1]
+    fault.resume()
+    fault.check()
+
+
+def test_ctrl_c_twice(fault: Fault) -> None:
+    command = fault.begin()
+    os.kill(command.process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.kill(command.process.pid, signal.SIGINT)
+    assert command.wait(STOP_TIMEOUT) == 130, command.text()[-3000:]
+    assert "Traceback" not in command.text()
+    fault.remember()
+    fault.resume()
+    fault.check()
+
+
+def test_truncated_checkpoint(fault: Fault) -> None:
+    """The newest checkpoint of every running trial is cut: the one before it is gone on from."""
+    fault.begin().kill_tree()
+    fault.remember()
+    cut = 0
+    for trial in running_trials(fault.folder):
+        file = fault.folder / "trials" / trial / "checkpoint.pt"
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+            cut += 1
+    fault.resume()
+    fault.check(most_repeated=2)  # the one that was under way, and the one whose checkpoint was cut
+    assert cut <= 2
+
+
+def test_truncated_last_journal_line(fault: Fault) -> None:
+    fault.begin().kill_tree()
+    path = fault.folder / "journal.jsonl"
+    last = journal_lines(fault.folder)[-1]
+    whole = path.stat().st_size - (path.stat().st_size - sum(len(line) + 1 for line in journal_lines(fault.folder)))
+    os.truncate(path, whole - len(last) // 2 - 1)
+    fault.remember()
+    text = fault.resume().text()
+    assert "half-written" in text
+    fault.check()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of a few megabytes, as a disk that fills up."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a full disk is a small tmpfs, which cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def test_full_disk(fault: Fault, small_disk: Path) -> None:
+    fault.runs, fault.folder = small_disk, small_disk / "f"
+    command = fault.start("--space", "smoke", "--runs-dir", str(small_disk), "--name", "f")
+    assert command.wait(STUDY_TIMEOUT) == 4, command.text()[-3000:]
+    assert "Traceback" not in command.text()
+    assert "is full: the study is paused. Make room, then:" in command.text()
+    fault.moment = count_epochs(small_disk / "f")
+    fault.remember()
+    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
+    fault.resume()
+    fault.check()
+
+
+def test_too_much_memory(fault: Fault) -> None:
+    """A config that no limit lets train is told apart and given up; the study goes on without it."""
+    space = fault.runs / "hungry.yaml"
+    space.write_text(
+        "include: smoke\nbase: {norm: group, head_norm: group}\nbudget: {trials: 6}\n"
+        "fields:\n  lr: {log: [0.001, 0.01]}\n  head_depth: {choice: [0, 4]}\n  head_channels: {choice: [16, 1024]}\n"
+        "constraints: ['head_depth == 0 or head_channels == 1024']\n"
+    )
+    command = fault.start(
+        "--space", str(space), "--sampler", "random", "--runs-dir", str(fault.runs), "--name", "f", "--memory-per-trial", "0.5"
+    )  # fmt: skip
+    assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+    records = journal(fault.folder)
+    hungry = {r["trial"] for r in records if r["event"] == "trial_created" and r["config"]["head_depth"] == 4}
+    assert hungry, "the space has no hungry configuration in six: nothing was tested"
+    for trial in hungry:
+        outcomes = [r["outcome"] for r in records if r["event"] == "leg_ended" and r["trial"] == trial]
+        assert outcomes[:2] == ["out_of_memory", "out_of_memory"]
+        assert outcomes[-1] == "infeasible"
+        legs = [
+            (r.get("alone"), r.get("micro_batch"))
+            for r in records
+            if r["event"] == "leg_started" and r["trial"] == trial
+        ]
+        assert legs[:3] == [(None, None), (True, None), (True, 4)]
+    fed = {r["trial"] for r in records if r["event"] == "trial_created"} - hungry
+    assert {r["outcome"] for r in records if r["event"] == "leg_ended" and r["trial"] in fed} == {"reached"}
+    fault.moment = count_epochs(fault.folder)
+    fault.table.rows.append(Row(fault.name, fault.moment, 0, 0, len(hungry)))
