@@ -34,8 +34,13 @@ def audit_of(state: StudyState, top: int) -> Audit | None:
     """What the audited trials say; None before any has been trained to the end."""
     from scipy.stats import binomtest
 
-    finished = [trial for trial in state.with_role("search") if trial.outcome == "finished"]
     audited = [trial for trial in state.with_role("audit") if trial.outcome == "finished"]
+    lengths = {trial.levels[-1] for trial in audited if trial.seconds_per_epoch is None}
+    finished = [
+        trial
+        for trial in state.with_role("search")
+        if trial.outcome == "finished" and (trial.seconds_per_epoch is not None or trial.levels[-1] in lengths)
+    ]  # of a study that was made longer, those that were trained as long
     best = sorted(finished, key=lambda trial: ranking_key(trial, state.metric))[:top]
     if not best or not audited:
         return None

@@ -138,6 +138,9 @@ class StudyState:
             record.get("reused", ""), list(self.levels), self.rank_on,
             leg_target=record.get("to_epoch", self.levels[0]),
         )  # fmt: skip
+        source = self.trials.get(trial.of)
+        if source is not None and trial.role not in ON_RUNGS:  # as long as the trial that it repeats or goes on with
+            trial.levels, trial.seconds_per_epoch = list(source.levels), source.seconds_per_epoch
         self.trials[trial.id] = trial
         self.proposals = max(self.proposals, trial.proposal or 0)
 

@@ -71,7 +71,7 @@ def _disk(study: Study) -> str:
 
 def _search_lines(study: Study, expected: Forecast) -> dict[str, str]:
     plan = study.plan
-    rungs = ", ".join(f"~{n} reach {level}" for level, n in zip(plan["levels"], expected.trials_by_rung, strict=True))
+    rungs = ", ".join(f"~{n} reach {level}" for level, n in zip(study.levels, expected.trials_by_rung, strict=True))
     return {
         "space": f"{plan['space']['space']}, {len(study.space.fields)} fields: {', '.join(study.space.fields)}",
         "search": f"{plan['sampler']} proposes, {plan['scheduler']} prunes, {plan['trials']} trials (the first is the base), "

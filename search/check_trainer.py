@@ -47,7 +47,8 @@ def checks(make: Callable[[DetectorConfig, int], Any], space: ResolvedSpace) -> 
     results = [first.step(), first.step()]
     scores = [result.metrics.get("mAP", math.nan) for result in results]
     plain = all(math.isfinite(score) for score in scores) and [r.epoch for r in results] == [1, 2]
-    yield Check("an epoch has a number and an mAP", plain, f"epochs {[r.epoch for r in results]}, mAP {scores}")
+    plain = plain and all("AP50" in result.metrics for result in results)
+    yield Check("an epoch has a number, mAP and AP50", plain, f"epochs {[r.epoch for r in results]}, mAP {scores}")
     again = make(base, 0).step()
     same = again.train_loss == results[0].train_loss
     yield Check(

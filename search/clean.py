@@ -24,7 +24,8 @@ def clean(folder: Path, keep: str, dry_run: bool = False) -> tuple[int, int]:
     journal = Journal(folder / JOURNAL_NAME)  # holds the study's lock
     try:
         state = StudyState.of_plan(plan, read_journal(journal.path))
-        trials = droppable(state, keep, plan["trials"], plan["eta"], plan["scheduler"])
+        asked = [r["trials"] for r in state.records if r["event"] == "session_started"]  # it may have been extended
+        trials = droppable(state, keep, asked[-1] if asked else plan["trials"], plan["eta"], plan["scheduler"])
         if dry_run:
             files = [file for t in trials for file in (folder / "trials" / t.id).glob("*.pt")]
             return len(trials), sum(file.stat().st_size for file in files)

@@ -48,6 +48,9 @@ def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
 
 def score_on_test(study: Study, engine: Engine, say: Any) -> None:
     """Scores base and best on the held-out split, once per study, from their best epochs' weights."""
+    if study.plan.get("trainer"):
+        say("--test scores our own detector's weights; score a trainer of your own by its own means")
+        return
     if not study.plan["dataset"]["test_images"]:
         say("--test: the dataset has no test.json; nothing was scored")
         return
@@ -64,6 +67,7 @@ def score_on_test(study: Study, engine: Engine, say: Any) -> None:
             job = {
                 "folder": str(study.folder),
                 "trial": trial.id,
+                "or_from": trial.reused or (f"trials/{trial.of}" if trial.of else ""),
                 "source": study.plan["source"],
                 "skip_bad": study.plan["skip_bad"],
                 "official_eval": study.plan["official_eval"],

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from detector.commands import CommandError, command
+from detector.config import ConfigError
 from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
 from results.state import StudyState, Trial
 from search.journal import write_atomically
@@ -70,18 +71,29 @@ class RecordedCurves:
         self.epochs = max(len(curve.scores) for curve in self.curves)
         finals = sorted((c.scores[-1] for c in self.curves if len(c.scores) == self.epochs), reverse=True)
         self.target = finals[min(TARGET_PLACES, len(finals)) - 1]
-        rows = [encode(self.space.fields, curve.values) for curve in self.by_hash.values()]
+        short = [curve for curve in self.curves if not curve.ended and len(curve.scores) != self.epochs]
+        if short:
+            raise ValueError(f"{len(short)} curves are shorter than {self.epochs} epochs and do not say why they ended")
+        rows = [self._encode(curve.values) for curve in self.by_hash.values()]
         self._numbers, self._options = (np.array([row[k] for row in rows]) for k in (0, 1))
 
     def curve(self, config_hash: str, values: Mapping[str, Any]) -> Curve:
         return self.by_hash[config_hash]
 
     def nearest_unused(self, values: Mapping[str, Any], used: set[str]) -> dict[str, Any] | None:
-        distances = gower(encode(self.space.fields, values), self._numbers, self._options)
+        distances = gower(self._encode(values), self._numbers, self._options)
         for place in np.argsort(distances, kind="stable"):
             if self.hashes[place] not in used:
                 return self.by_hash[self.hashes[place]].values
         return None
+
+    def _encode(self, values: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """The fields that the config of these values consumes, the base's own where they name none."""
+        try:
+            active = self.space.config(values).active_dict()
+        except ConfigError:  # an impossible proposal still has a nearest possible one
+            active = dict(values)
+        return encode(self.space.fields, {name: as_tuple(active[name]) for name in self.space.fields if name in active})
 
     def to_json(self) -> str:
         """The file's text: provenance and space, then a line a curve."""

@@ -15,7 +15,7 @@ from search.engine import Engine
 from search.leg import BEFORE_DECAY, BEST, CHECKPOINT, DETECTIONS
 from search.rungs import Rung, StoppingAsha
 
-TRAINING = (CHECKPOINT, "checkpoint.previous.pt", BEFORE_DECAY)  # what going on needs
+TRAINING = (CHECKPOINT, "checkpoint.previous.pt")  # what going on needs
 RESULTS = (BEST, DETECTIONS)  # what showing and testing need
 
 
@@ -30,8 +30,9 @@ def droppable(state: StudyState, keep: str, num_trials: int, eta: int, scheduler
         return []
     if rule == "promotable":
         return [trial for trial in idle if not may_go_on(state, trial, num_trials, eta, scheduler)]
-    ranked = sorted(idle, key=lambda trial: ranking_key(trial, state.metric))
-    return ranked[1 if rule == "best" else int(number) :]
+    kept = 1 if rule == "best" else int(number)
+    ranked = sorted(state.with_role("search") or idle, key=lambda trial: ranking_key(trial, state.metric))[:kept]
+    return [trial for trial in idle if trial not in ranked]
 
 
 def may_go_on(state: StudyState, trial: Trial, num_trials: int, eta: int, scheduler: str) -> bool:
@@ -48,10 +49,13 @@ def may_go_on(state: StudyState, trial: Trial, num_trials: int, eta: int, schedu
 
 
 def drop(folder: Path, trials: Sequence[Trial], with_results: bool, spare: str) -> dict[str, int]:
-    """Deletes the trials' checkpoints; returns the bytes that each gave. The results of trial `spare` stay."""
+    """Deletes the trials' checkpoints; returns the bytes that each gave.
+
+    `with_results` deletes what shows and tests them too, except of trial `spare`, and what a longer study goes on from.
+    """
     freed = {}
     for trial in trials:
-        names = (*TRAINING, *(RESULTS if with_results and trial.id != spare else ()))
+        names = (*TRAINING, *((BEFORE_DECAY, *(RESULTS if trial.id != spare else ())) if with_results else ()))
         files = [folder / "trials" / trial.id / name for name in names]
         freed[trial.id] = sum(file.stat().st_size for file in files if file.is_file())
         for file in files:

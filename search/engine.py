@@ -162,8 +162,12 @@ class Engine:
             remedy = remedy_for(trial, self.limits.max_failures, self.limits.micro_batches)
             if remedy.alone and self.running:
                 return None  # it waits for the device to be empty; what is owed comes first, so it will be
-            if not self._answered(trial):
+            if self._answered(trial):
+                continue
+            try:
                 return self._start(trial, remedy.alone, remedy.micro_batch, resources)
+            except ConfigError as error:  # a schedule of so few epochs as its seconds allow
+                self.record("leg_ended", trial=trial.id, outcome="infeasible", reason=str(error))
         return None
 
     def _start(self, trial: Trial, alone: bool, micro_batch: int | None, resources: dict[str, Any]) -> Leg:
@@ -250,7 +254,8 @@ class Engine:
         assert self.sampler is not None
         if not self.by_config:
             return self._create({}, None, self.seed)
-        for values in self.warm_starts:
+        tried = sum(t.proposal is None and not t.of for t in self.state.with_role("search")) - 1  # besides the base
+        for values in self.warm_starts[tried:] if self.warm_starts else ():
             if self.space.config(values).hash() not in self.by_config:
                 return self._create(values, None, self.seed)
         for _ in range(MAX_BARREN_PROPOSALS):
@@ -330,8 +335,9 @@ class Engine:
         known = self.state.trials[trial]
         if result["epoch"] in known.epochs:
             return
-        source = self.state.trials.get(known.of) if known.role == "audit" else None
-        if result.get("absorbed") and source is not None and result["epoch"] in source.epochs:
+        source = self.state.trials.get(known.of)
+        trained_before = source.epochs if source is not None else self.elsewhere.epochs(known)
+        if result.get("absorbed") and result["epoch"] in trained_before:
             result = {**result, "taken_over": True}
         self.record("epoch", trial=trial, **result)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from results.state import StudyState
-from spaces.distributions import Distribution, When, concrete
+from spaces.distributions import Distribution, SpaceError, When, concrete
 from spaces.space import ResolvedSpace
 
 GRID_POINTS = 3  # values per numeric field
@@ -39,10 +39,10 @@ def grid_size(fields: Mapping[str, Distribution | When]) -> int:
 def grid(fields: Mapping[str, Distribution | When]) -> list[dict[str, Any]]:
     """All combinations; a field whose condition fails takes no value.
 
-    Raises: ValueError where there are more than a million.
+    Raises: SpaceError where there are more than a million.
     """
     if grid_size(fields) > 1_000_000:
-        raise ValueError(
+        raise SpaceError(
             f"--sampler grid would have {grid_size(fields):,} combinations; search fewer fields (--set field=value fixes one)"
         )
     combinations: list[dict[str, Any]] = [{}]

@@ -16,7 +16,10 @@ def score(job: dict[str, Any]) -> dict[str, float]:
     from detector.data.dataset import DataSource
     from detector.trainer import Trainer, load_checkpoint
 
-    state = load_checkpoint(Path(job["folder"]) / "trials" / job["trial"] / BEST)
+    folder = Path(job["folder"])
+    state = load_checkpoint(folder / "trials" / job["trial"] / BEST)
+    if state is None and job.get("or_from"):  # its best epoch was trained by the trial that it goes on from
+        state = load_checkpoint(folder / job["or_from"] / BEST)
     if state is None:
         raise SystemExit(f"trial {job['trial']} has no {BEST}")
     config = DetectorConfig.from_dict(state["config"])

@@ -24,7 +24,7 @@ class Journal:
         self.path = path
         self.failure: OSError | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # what could not be written must not be written later
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -48,8 +48,7 @@ class Journal:
         """Writes one record and returns it as it will be read back; on disk when this returns."""
         line = json.dumps(_finite({"event": event, "time": round(time.time(), 3), **values}), allow_nan=False)
         try:
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
+            self._write(line.encode() + b"\n")
             os.fsync(self._file.fileno())
         except OSError as error:
             self.failure = error  # Ray Tune wraps what its callbacks raise; the study asks here
@@ -57,6 +56,18 @@ class Journal:
         record = json.loads(line)
         assert isinstance(record, dict)
         return record
+
+    def _write(self, line: bytes) -> None:
+        """The whole line or, on a full disk, nothing of it."""
+        before = os.fstat(self._file.fileno()).st_size
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError:
+            if written:
+                self._file.truncate(before)
+            raise
 
     def close(self) -> None:
         """Releases the file."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from results.pareto import MINIMISED
 from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
 from results.state import StudyState, Trial
 
@@ -27,19 +28,15 @@ class KnownElsewhere:
     trials: dict[tuple[str, int], tuple[Path, Trial]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, folders: Sequence[str], fingerprint: str) -> KnownElsewhere:
-        """The trials of some study folders that were trained on the dataset of this fingerprint.
+    def of(cls, mine: dict[str, Any], folders: Sequence[str]) -> KnownElsewhere:
+        """The trials of some study folders that a study of the plan `mine` would train alike.
 
-        Raises: JournalError where a folder is no study, or one of other data.
+        Raises: JournalError where a folder is no study, or one whose trials are others.
         """
         known = cls()
         for folder in map(Path, folders):
             plan = read_plan(folder)
-            if plan["dataset"]["fingerprint"] != fingerprint:
-                raise JournalError(
-                    f"--reuse {folder}: must be a study on the same data; its fingerprint is {plan['dataset']['fingerprint']}, "
-                    f"this study's {fingerprint}. Leave it out"
-                )
+            check_alike(folder, plan, mine)
             for trial in StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME)).trials.values():
                 key = (trial.config_hash, trial.seed)
                 if key not in known.trials or known.trials[key][1].last_epoch < trial.last_epoch:
@@ -60,3 +57,19 @@ class KnownElsewhere:
             epoch: {name: value for name, value in record.items() if name not in OF_ITS_OWN_STUDY}
             for epoch, record in found[1].epochs.items()
         }
+
+
+def check_alike(folder: Path, other: dict[str, Any], mine: dict[str, Any]) -> None:
+    """Raises: JournalError where another study's results would not be this one's."""
+    measured = [name for name in mine.get("objectives", []) if name in MINIMISED]
+    for what, here, there in (
+        ("data of the same fingerprint", mine["dataset"]["fingerprint"], other["dataset"]["fingerprint"]),
+        ("the same trainer", mine.get("trainer", ""), other.get("trainer", "")),
+        ("a budget in epochs", mine.get("budget_unit", "epochs"), "epochs"),
+        ("a budget in epochs", "epochs", other.get("budget_unit", "epochs")),
+        ("the same measured objectives", measured, [n for n in measured if n in other.get("objectives", [])]),
+    ):
+        if here != there:
+            raise JournalError(
+                f"--reuse {folder}: must be a study of {what}; this study has {here!r}, that one {there!r}. Leave it out"
+            )

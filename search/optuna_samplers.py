@@ -77,7 +77,7 @@ class OptunaSampler:
     def _sampler(self, seed: int) -> Any:
         from optuna.samplers import GPSampler, NSGAIISampler, TPESampler
 
-        space, rows = self.view.distributions, self.view.rows
+        space, rows = self.view.searched, self.view.rows
 
         if self.kind == "gp":
             return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
@@ -107,6 +107,8 @@ class View:
     def __init__(self, fields: Mapping[str, Distribution | When], objectives: Sequence[str]) -> None:
         self.fields, self.objectives = fields, objectives
         self.distributions = {name: to_distribution(entry) for name, entry in sorted(fields.items())}
+        # A range of one value is no dimension: its density is no number.
+        self.searched = {name: entry for name, entry in self.distributions.items() if not entry.single()}
         self.rows: dict[int, list[float]] = {}  # Optuna's own numbers of every trial that has all fields, by its number
         self._keys: dict[str, tuple[int, tuple[float, float, int]]] = {}
         self._made: dict[str, tuple[tuple[Any, ...], Any]] = {}  # by trial: (what it was made from, the entry)
@@ -161,8 +163,8 @@ class View:
 
         parameters = self._parameters(trial)
         distributions = {name: self.distributions[name] for name in parameters}
-        if len(parameters) == len(self.distributions):
-            self.rows[trial.number] = [d.to_internal_repr(parameters[name]) for name, d in self.distributions.items()]
+        if self.searched.keys() <= parameters.keys():
+            self.rows[trial.number] = [d.to_internal_repr(parameters[name]) for name, d in self.searched.items()]
         intermediate = {
             epoch: score for epoch in sorted(trial.epochs) if not math.isnan(score := trial.score(state.metric, epoch))
         }
@@ -207,7 +209,8 @@ def suggest(trial: Any, label: str, entry: Distribution, folded: Container[str])
     if name in folded:
         return entry.at(trial.suggest_float(name, 0.0, 1.0))
     if isinstance(entry, Float):
-        return trial.suggest_float(name, entry.low, entry.high, log=entry.log, step=entry.step)
+        high = entry.quantised(entry.high)
+        return entry.quantised(trial.suggest_float(name, entry.low, high, log=entry.log, step=entry.step))
     if isinstance(entry, Choice):
         return entry.options[trial.suggest_categorical(name, list(range(len(entry.options))))]
     return trial.suggest_int(name, entry.low, entry.high)
@@ -224,7 +227,7 @@ def to_distribution(entry: Distribution | When) -> Any:
     if isinstance(entry, When):
         return FloatDistribution(0.0, 1.0)
     if isinstance(entry, Float):
-        return FloatDistribution(entry.low, entry.high, log=entry.log, step=entry.step)
+        return FloatDistribution(entry.low, entry.quantised(entry.high), log=entry.log, step=entry.step)
     if isinstance(entry, Choice):
         return CategoricalDistribution(tuple(range(len(entry.options))))
     return IntDistribution(entry.low, entry.high)

@@ -26,6 +26,7 @@ from search.dataset import (
 from search.grid import grid_size
 from search.journal import write_atomically
 from search.options import (
+    AUTO,
     DEFAULT_MAX_FAILURES,
     DEFAULT_SEEDS,
     Options,
@@ -33,6 +34,7 @@ from search.options import (
     check_choices,
     parse_set_fields,
 )
+from search.optuna_samplers import OPTUNA_SAMPLERS, why_unfit
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, count_gpus, plan_resources
 from search.rungs import rung_levels
@@ -159,6 +161,15 @@ def _settle_search(options: Options, given: _Given) -> dict[str, Any]:
     if sampler == "grid":
         all_of_it = grid_trials(given.space)
         trials = options.trials or all_of_it
+    if options.trainer and (options.budget_unit == "seconds" or options.gpus_per_trial == AUTO):
+        raise StudyError(
+            "--trainer: seconds and GPU memory are probed on our own detector; leave --budget-unit and auto out"
+        )
+    reason = why_unfit(sampler, scheduler) if sampler in OPTUNA_SAMPLERS else ""
+    if reason:
+        raise StudyError(
+            f"--sampler {sampler} cannot be used: {reason}. Take tpe, or --scheduler none where that is the reason"
+        )
     objectives = _objectives(options, given.dataset)
     metric = objectives[0]
     if options.space_edit:
@@ -187,7 +198,7 @@ def warm_start(file: str, given: _Given) -> dict[str, Any]:
     config = read_config(Path(file), "--start-from")
     own = ("image_size_px", "train_split", "schedule_epochs", "steps_per_epoch")  # how long and on what: the study's
     values = {name: value for name, value in config.to_dict().items() if value != base[name] and name not in own}
-    given.check(given.space.base.with_values(values))
+    given.check(given.space.config(values))
     return {name: as_tuple(value) for name, value in values.items()}
 
 
@@ -203,7 +214,7 @@ def _settle_ablation(options: Options, given: _Given) -> dict[str, Any]:
 
     steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
     for step in steps:
-        given.check(space.base.with_values(step.values))
+        given.check(space.config(step.values))
     space.notes += left_out
     space.fields = {}
     epochs = options.epochs or space.budget.epochs

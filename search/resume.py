@@ -13,7 +13,6 @@ from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal,
 from search.dataset import config_check, decode_canvases, describe_dataset
 from search.options import Options, StudyError, check_choices, parse_set_fields
 from search.plan import Study, resources_of, wants_extended
-from spaces.distributions import Distribution, When
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
 from spaces.space import ResolvedSpace, resolve
@@ -35,6 +34,7 @@ EXTENDS = (
     "max_failures",
     "memory_per_trial",
 )  # stand in the journal then
+EDITED = ("fields", "constraints")  # of the space, by --space-edit
 MAY_CHANGE = (*EXTENDS, "runs_dir", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "test", "dry_run",
               "epochs", "space_edit")  # fmt: skip
 
@@ -64,14 +64,6 @@ def resume_plan(options: Options, say: Any) -> Study:
     source = DataSource.from_dict(plan["source"])
     space = ResolvedSpace.from_dict(plan["space"])
     dataset = load_dataset(source, plan["skip_bad"], space.base.train_split)
-    caches = decode_canvases(dataset, space, plan["skip_bad"], say)
-    found = describe_dataset(dataset, caches, source, wants_extended(plan), plan["skip_bad"])
-    fingerprint = found["fingerprint"]
-    if fingerprint != plan["dataset"]["fingerprint"]:
-        raise StudyError(
-            f"{folder} was begun on data with fingerprint {plan['dataset']['fingerprint']}, {plan['dataset']['name']} now has "
-            f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
-        )
     # study.json is never rewritten: what an earlier session extended stands in the journal.
     records = read_journal(folder / JOURNAL_NAME) if (folder / JOURNAL_NAME).is_file() else []
     plan = {**plan, **_last_session(records)}
@@ -86,10 +78,21 @@ def resume_plan(options: Options, say: Any) -> Study:
     if extend_to or levels != plan["levels"]:
         space.base = space.base.with_values({"schedule_epochs": extend_to or levels[-1]})
     if options.space_edit:
-        space.fields = edited_fields(options.space_edit, plan, dataset)
-        plan["fields"] = space.to_dict()["fields"]
+        if plan["sampler"] == "grid":
+            raise StudyError("--space-edit: a grid is fixed by its space; start a new study, with --reuse of this one")
+        edited = edited_space(options.space_edit, plan, dataset)
+        space.fields, space.constraints = edited.fields, edited.constraints
+        plan |= {name: space.to_dict()[name] for name in EDITED}
     elif "fields" in plan:
-        space = ResolvedSpace.from_dict({**space.to_dict(), "fields": plan["fields"]})
+        space = ResolvedSpace.from_dict({**space.to_dict(), **{name: plan[name] for name in EDITED if name in plan}})
+    caches = decode_canvases(dataset, space, plan["skip_bad"], say)
+    found = describe_dataset(dataset, caches, source, wants_extended(plan), plan["skip_bad"])
+    fingerprint = found["fingerprint"]
+    if fingerprint != plan["dataset"]["fingerprint"]:
+        raise StudyError(
+            f"{folder} was begun on data with fingerprint {plan['dataset']['fingerprint']}, {plan['dataset']['name']} now has "
+            f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
+        )
     resources = resources_of(options, trials, plan["profile"] == "gpu")
     return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to)
 
@@ -112,7 +115,7 @@ def _searches(plan: dict[str, Any], space: str) -> bool:
 def _last_session(records: list[dict[str, Any]]) -> dict[str, Any]:
     """What may be extended, as the study's last session had it; nothing before the first."""
     sessions = [record for record in records if record["event"] == "session_started"]
-    return {name: sessions[-1][name] for name in (*EXTENDS, "fields") if name in sessions[-1]} if sessions else {}
+    return {name: sessions[-1][name] for name in (*EXTENDS, *EDITED) if name in sessions[-1]} if sessions else {}
 
 
 def _levels(plan: dict[str, Any], records: list[dict[str, Any]], epochs: int | None) -> tuple[list[int], int | None]:
@@ -131,12 +134,12 @@ def _levels(plan: dict[str, Any], records: list[dict[str, Any]], epochs: int | N
     return levels, epochs
 
 
-def edited_fields(name: str, plan: dict[str, Any], dataset: DetectionDataset) -> dict[str, Distribution | When]:
-    """The fields that a space file searches on this study's data; the study keeps its base.
+def edited_space(name: str, plan: dict[str, Any], dataset: DetectionDataset) -> ResolvedSpace:
+    """The space of a file on this study's data, whose fields and constraints it takes; the study keeps its base.
 
     Raises: SpaceError, ConfigError for a file that is no space, or whose ranges cannot be.
     """
-    return resolve(load_space(name), plan["profile"], DatasetFacts(**dataset.facts())).fields
+    return resolve(load_space(name), plan["profile"], DatasetFacts(**dataset.facts()))
 
 
 def _option_name(attribute: str) -> str:
@@ -149,6 +152,8 @@ def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) 
     if name in SPLIT_OPTIONS:
         split, place = SPLIT_OPTIONS[name]
         return bool(plan["source"].get(split) and str(Path(asked).resolve()) == plan["source"][split][place])
+    if name == "objective":
+        return bool(asked.split(",") == plan.get("objectives"))
     if name in plan and name != "space":
         return bool(plan[name] == asked)
     if name == "data":

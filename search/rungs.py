@@ -188,12 +188,16 @@ def percentile(ordered: Sequence[float], q: float) -> float:
 
 
 class NoPruning:
-    """One rung, the top: nothing is left to promote."""
+    """Everyone goes on to the top: a plan gives it one rung, and a study that was made longer one more."""
 
     def __init__(self, levels: list[int]) -> None:
-        self.levels = levels[-1:]
+        self.levels = levels
 
     def next_promotion(self, rungs: Sequence[Rung]) -> tuple[str, int] | None:
+        for index in range(len(self.levels) - 2, -1, -1):
+            best = rungs[index].best_waiting()
+            if best is not None:
+                return best, index
         return None
 
     def explain(self, rungs: Sequence[Rung], trial: str, rung: int) -> str:

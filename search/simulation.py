@@ -66,7 +66,7 @@ def simulate_study(
 ) -> Outcome:
     """One study, from its first proposal until nothing is left to do. `clock` times the decisions."""
     levels = rung_levels(grace, curves.epochs, eta)
-    plan = make_scheduler(scheduler, levels, eta)
+    plan = make_scheduler(scheduler, levels[-1:] if scheduler == "none" else levels, eta)
     journal = MemoryJournal()
     state = StudyState("mAP", plan.levels)
     proposer = PoolSampler(make_sampler(sampler, curves.space, seed, ["mAP"], scheduler), curves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -16,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from results.pareto import MINIMISED
-from results.records import JOURNAL_NAME, read_journal
+from results.records import JOURNAL_NAME, PLAN_NAME, read_journal
 from results.report import write_results
 from results.state import StudyState
 from results.tensorboard import StudyEvents, write_end_of_study
@@ -33,11 +34,12 @@ from search.optuna_export import write_optuna_database
 from search.plan import Study, make_plan, resources_of, write_plan
 from search.progress import Progress
 from search.resources import start_ray
-from search.resume import EXTENDS, resume_plan
+from search.resume import EDITED, EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
 from search.sizes import Sizer, gpu_fraction
 from search.steps import profile_steps
+from search.trainers import trainer_class
 from spaces.distributions import as_tuple
 
 FILE_WIDTH = 140
@@ -77,12 +79,33 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
     expected = simulate(scheduler, study.plan["trials"], study.resources.slots, [1.0])
     print_plan(study, expected, say)
+    check_parts(study, say)
     if options.dry_run:
         print_forecast(study, scheduler, say)
         return StudyResult(study.folder, {}, EXIT_DONE)
     if not study.resumed:
         write_plan(study)
     return _search(study, scheduler, expected, options, started, console, say)
+
+
+def check_parts(study: Study, say: Any) -> None:
+    """What a plan names must be there before the plan is written down.
+
+    Raises: StudyError, SpaceError, JournalError for a trainer, a sampler or a study to reuse that cannot serve.
+    """
+    plan = study.plan
+    if plan.get("trainer"):
+        trainer_class(plan["trainer"])
+    if study.steps:
+        return
+    make_sampler(
+        plan["sampler"], study.space, plan["seed"], plan.get("objectives", [plan["metric"]]), plan["scheduler"]
+    )
+    gone = [folder for folder in plan.get("reuse", []) if study.resumed and not (Path(folder) / PLAN_NAME).is_file()]
+    for folder in gone:  # what it knew is in the journal; what it did not, is trained
+        say(f"   reuse  {folder} is gone; what it has not answered yet is trained")
+    plan["reuse"] = [folder for folder in plan.get("reuse", []) if folder not in gone]
+    KnownElsewhere.of(plan, plan["reuse"])
 
 
 def share_devices(study: Study, options: Options, sizer: Sizer) -> None:
@@ -105,7 +128,7 @@ def _search(
     try:
         engine.record(
             "session_started", started=started, resumed=study.resumed, slots=resources.slots, threads=resources.threads,
-            device=resources.device, **{name: plan[name] for name in (*EXTENDS, "fields") if name in plan},
+            device=resources.device, **{name: plan[name] for name in (*EXTENDS, *EDITED) if name in plan},
         )  # fmt: skip
         if study.extend_to:
             engine.extend(study.extend_to)
@@ -130,7 +153,10 @@ def _search(
     found = write_results(study.folder)
     write_end_of_study(study.folder, plan, state)
     if not study.steps:
-        write_optuna_database(study.folder, plan["name"], state, study.space, plan.get("objectives", [plan["metric"]]))
+        with contextlib.suppress(ValueError):  # Optuna refuses what it would not propose; the study is whole without it
+            write_optuna_database(
+                study.folder, plan["name"], state, study.space, plan.get("objectives", [plan["metric"]])
+            )
     told = found.summary
     closing.print_closing(study, state, found, reason, console)
     if interrupted:
@@ -155,7 +181,7 @@ def _engine(study: Study, state: StudyState, journal: Journal, scheduler: Schedu
     return Engine(
         state, journal, space, sampler, scheduler, limits, fingerprint, seed, check=study.check,
         warm_starts=[{name: as_tuple(v) for name, v in values.items()} for values in plan.get("warm_starts", [])],
-        elsewhere=KnownElsewhere.of(plan.get("reuse", []), fingerprint), seconds_levels=plan["levels"] if in_seconds else (),
+        elsewhere=KnownElsewhere.of(plan, plan.get("reuse", [])), seconds_levels=plan["levels"] if in_seconds else (),
     )  # fmt: skip
 
 

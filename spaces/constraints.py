@@ -16,8 +16,8 @@ from detector.config import ConfigError, DetectorConfig, check_field_name
 from spaces.distributions import SpaceError
 
 OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: lambda a, b: _number(a) * _number(b), ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: lambda a, b: _number(a) % _number(b),
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
     ast.NotEq: operator.ne, ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
 }  # fmt: skip
@@ -25,6 +25,20 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "increasing": lambda values: all(a < b for a, b in pairwise(values)),
     "len": len, "min": min, "max": max, "sum": sum, "abs": abs,
 }  # fmt: skip
+
+
+PARTS = (
+    ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.And, ast.Or, ast.Not, ast.USub, ast.Load,
+)  # fmt: skip
+LONGEST = 500  # characters: deeper nests than a person writes are not read
+WRONG = (TypeError, ValueError, ArithmeticError)  # what working out a rule may raise
+
+
+def _number(value: Any) -> Any:
+    """The value itself; texts and tuples can be compared but not multiplied."""
+    if isinstance(value, (int, float)):
+        return value
+    raise TypeError(f"{value!r} is no number")
 
 
 @dataclass(frozen=True)
@@ -37,28 +51,49 @@ class Constraint:
     text: str
 
     def __post_init__(self) -> None:
+        if len(self.text) > LONGEST:
+            raise SpaceError(
+                f"constraint {self.text[:40]!r}.. must have at most {LONGEST} characters, got {len(self.text)}"
+            )
         try:
             tree = ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
             raise SpaceError(f"constraint {self.text!r} must be one expression; reading it said: {error.msg}") from None
+        self._check_parts(tree)
+        try:  # what cannot be worked out is said now, not at the first proposal
+            self._value(tree, vars(DetectorConfig()))
+        except WRONG as error:
+            raise SpaceError(f"constraint {self.text!r} cannot be worked out for the defaults: {error}") from None
+
+    def _check_parts(self, tree: ast.expr) -> None:
+        """Raises: SpaceError for any part that no constraint has, read or skipped by an `or`."""
         called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Name) and node not in called:
-                try:
-                    check_field_name(node.id, f"constraint {self.text!r}")
-                except ConfigError as error:
-                    raise SpaceError(str(error)) from None
-        try:  # what cannot be read is said now, not at the first proposal
-            self._value(tree, vars(DetectorConfig()))
-        except (TypeError, ArithmeticError) as error:
-            raise SpaceError(f"constraint {self.text!r} cannot be worked out for the defaults: {error}") from None
+            match node:
+                case ast.Name(id=name) if node in called:
+                    allowed = name in FUNCTIONS
+                case ast.Name(id=name):
+                    allowed = True
+                    try:
+                        check_field_name(name, f"constraint {self.text!r}")
+                    except ConfigError as error:
+                        raise SpaceError(str(error)) from None
+                case ast.Call(func=func, keywords=keywords):
+                    allowed = isinstance(func, ast.Name) and not keywords
+                case _:
+                    allowed = isinstance(node, PARTS) or type(node) in OPERATORS
+            if not allowed:
+                raise SpaceError(
+                    f"constraint {self.text!r} may use fields, numbers, texts, + - * / // %, comparisons, and, or, not and "
+                    f"{', '.join(FUNCTIONS)}; not {ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__}"
+                )
 
     def check(self, config: DetectorConfig) -> None:
         """Raises: ConfigError where a config breaks the rule."""
         tree = ast.parse(self.text, mode="eval").body
         try:
             holds = self._value(tree, vars(config))
-        except (TypeError, ArithmeticError) as error:
+        except WRONG as error:
             raise ConfigError(f"the space's constraint {self.text!r} cannot be worked out: {error}") from None
         if not holds:
             names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id not in FUNCTIONS]
@@ -87,7 +122,4 @@ class Constraint:
                 return all(OPERATORS[type(op)](a, b) for op, (a, b) in zip(ops, pairwise(sides), strict=True))
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
                 return FUNCTIONS[name](*(self._value(argument, names) for argument in arguments))
-        raise SpaceError(
-            f"constraint {self.text!r} may use fields, numbers, texts, + - * / // %, comparisons, and, or, not and "
-            f"{', '.join(FUNCTIONS)}; not {ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__}"
-        )
+        raise AssertionError(ast.dump(node))  # _check_parts has refused it

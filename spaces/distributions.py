@@ -32,9 +32,9 @@ class Float:
     def contains(self, value: Any) -> bool:
         if not isinstance(value, (int, float)) or not self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9):
             return False
-        return self.step is None or abs(self._quantised(value) - value) <= 1e-9 * max(1.0, abs(value))
+        return self.step is None or abs(self.quantised(value) - value) <= 1e-9 * max(1.0, abs(value))
 
-    def _quantised(self, value: float) -> float:
+    def quantised(self, value: float) -> float:
         """The nearest of low, low + step, .. that does not exceed high."""
         if self.step is None:
             return value
@@ -50,16 +50,17 @@ class Float:
     def at(self, share: float) -> float:
         """The value at a share 0..1 of the way from low to high."""
         if self.log:
-            return math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
-        return self._quantised(self.low + share * (self.high - self.low))
+            value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        else:
+            value = self.quantised(self.low + share * (self.high - self.low))
+        return min(self.high, max(self.low, value))  # rounding must not leave the range
 
     def share(self, value: float) -> float:
         """The inverse of `at`, 0..1; what lies outside counts as the nearer end."""
         if self.low == self.high:
             return 0.5
-        low, high, value = (
-            (math.log(n) for n in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
-        )
+        value = min(self.high, max(self.low, value))
+        low, high, value = (math.log(n) if self.log else n for n in (self.low, self.high, value))
         return min(1.0, max(0.0, (value - low) / (high - low)))
 
     def describe(self) -> str:
@@ -135,6 +136,9 @@ class Fitted:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, True)
 
     def around(self, fitted: float) -> Float:
         """The distribution once the number is known."""

@@ -25,7 +25,8 @@ def load_space(name: str, including: tuple[Path, ...] = ()) -> Space:
     if path.suffix in (".yaml", ".yml"):
         if path.resolve() in including:
             raise SpaceError(f"--space {path}: a space must not include itself ({' -> '.join(map(str, including))})")
-        return check_space(read_yaml_space(path, lambda parent: load_space(parent, (*including, path.resolve()))))
+        led_here = (*including, path.resolve())
+        return check_space(read_yaml_space(path, lambda parent: load_space(_beside(parent, path), led_here)))
     if path.suffix == ".py":
         return check_space(_from_python_file(path))
     known = space_names()
@@ -38,6 +39,12 @@ def load_space(name: str, including: tuple[Path, ...] = ()) -> Space:
     space = importlib.import_module(f"spaces.{name}").SPACE
     assert isinstance(space, Space), name
     return check_space(space)
+
+
+def _beside(parent: str, path: Path) -> str:
+    """What a file includes: another file of its own folder where there is one of that name, else as it is written."""
+    beside = path.parent / parent
+    return str(beside) if Path(parent).suffix and not Path(parent).is_absolute() and beside.is_file() else parent
 
 
 def space_names() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from detector.config import FIELD_NAMES, ConfigError, DetectorConfig, active_fields, check_value
+from detector.config import FIELD_NAMES, ConfigError, DetectorConfig, active_fields, check_value, coerce
 from spaces.chain import Step, resolve_chain, steps_up_to
 from spaces.constraints import Constraint
 from spaces.distributions import (
@@ -17,6 +17,7 @@ from spaces.distributions import (
     SpaceEntry,
     SpaceError,
     When,
+    as_tuple,
     entry_from_dict,
     entry_to_dict,
 )
@@ -183,11 +184,12 @@ def resolve(
         if name in space.full_turn_fields and not facts.full_turn:
             notes.append(f"{name} is not searched: the images are not a full turn")
             continue
-        fields[name] = _complete(entry, fitted.get(name))
+        fields[name] = _complete(name, entry, fitted.get(name))
     for name, entry in list(fields.items()):  # a condition on a field that is not searched is decided here
         if isinstance(entry, When) and entry.field not in fields:
             case = entry.cases.get(getattr(base, entry.field))
             if case is None:
+                notes.append(f"{name} is not searched: {entry.field} is {getattr(base, entry.field)!r} throughout")
                 del fields[name]
             else:
                 fields[name] = case
@@ -226,12 +228,18 @@ def _base_or_default(base: Mapping[str, Any], name: str) -> Any:
     return base.get(name, getattr(DetectorConfig, name))
 
 
-def _complete(entry: SpaceEntry, fitted: Any) -> Distribution | When:
+def _complete(name: str, entry: SpaceEntry, fitted: Any) -> Distribution | When:
+    """An entry as it is searched: fitted, and its options and conditions in the form that a config holds them in."""
+    if isinstance(entry, When):
+        cases = {coerce(entry.field, case): _complete(name, option, fitted) for case, option in entry.cases.items()}
+        return When(entry.field, cases)  # type: ignore[arg-type]
     if isinstance(entry, Fitted):
         return entry.around(fitted)
     if isinstance(entry, Choice) and FITTED in entry.options:
         options = [fitted if option == FITTED else option for option in entry.options]
-        return Choice(*dict.fromkeys(options))
+        return Choice(*dict.fromkeys(coerce(name, as_tuple(option)) for option in options))
+    if isinstance(entry, Choice):
+        return Choice(*dict.fromkeys(coerce(name, as_tuple(option)) for option in entry.options))
     return entry
 
 
@@ -258,12 +266,20 @@ def check_space(space: Space) -> Space:
         for name, entry in profile.fields.items():
             if isinstance(entry, Fitted) and name != "anchor_sizes":
                 raise SpaceError(f"{space.place(profile_name)}: only anchor_sizes can be fitted, not {name}")
-            for value in _ends(entry):
+            for value in ends(entry):
                 try:
                     check_value(name, value)
                 except ConfigError as error:
                     raise SpaceError(
                         f"{space.place(profile_name)}: fields.{name} offers what that field cannot be: {error}"
+                    ) from None
+            for case in entry.cases if isinstance(entry, When) else ():
+                assert isinstance(entry, When)
+                try:
+                    check_value(entry.field, case)
+                except (ConfigError, KeyError) as error:
+                    raise SpaceError(
+                        f"{space.place(profile_name)}: {name} stands under a case that cannot be: {error}"
                     ) from None
             if isinstance(entry, When) and entry.field not in profile.fields and entry.field not in profile.base:
                 raise SpaceError(
@@ -273,12 +289,12 @@ def check_space(space: Space) -> Space:
     return space
 
 
-def _ends(entry: SpaceEntry) -> list[Any]:
+def ends(entry: SpaceEntry) -> list[Any]:
     """The options of a choice, the ends of a range: values that a field must be able to take."""
     if isinstance(entry, Fitted):
         return []
     if isinstance(entry, When):
-        return [value for case in entry.cases.values() for value in _ends(case)]
+        return [value for case in entry.cases.values() for value in ends(case)]
     if isinstance(entry, Choice):
         return [option for option in entry.options if option != FITTED]
     return [entry.low, entry.high]

@@ -24,7 +24,7 @@ from detector.config import ConfigError, check_field_name, check_value
 from spaces.chain import Step
 from spaces.constraints import Constraint
 from spaces.distributions import Choice, Distribution, Fitted, Float, Integer, SpaceEntry, SpaceError, When, as_tuple
-from spaces.space import FITTED, Budget, Profile, Space
+from spaces.space import ANCHORS, FITTED, Budget, Profile, Space, ends
 
 PARTS = ("include", "about", "base", "budget", "fields", "constraints", "chain")
 KINDS = "float: [low, high], log: [low, high], quantised: [low, high, step], integer: [low, high], choice: [...], fitted: [low, high]"
@@ -41,7 +41,7 @@ class YamlFile:
             self.content = yaml.safe_load(text)
         except (OSError, UnicodeDecodeError) as error:
             raise SpaceError(f"--space {path}: must be a readable file ({getattr(error, 'strerror', error)})") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise SpaceError(f"--space {path}: must be YAML; reading it said: {error}") from None
         self._lines: dict[tuple[Any, ...], int] = {}
         self._note(node, ())
@@ -83,7 +83,8 @@ def read_yaml_space(path: Path, load_parent: Callable[[str], Space]) -> Space:
         raise file.error((unknown[0],), f"has {unknown}; it may have {', '.join(PARTS)}")
     parts = {name: _mapping(file, name) for name in ("base", "budget", "fields")}
     parent = load_parent(str(content.get("include", "retinanet")))
-    constants = _constants(file, parts["fields"])
+    constants = _constants(file, "fields", {k: v for k, v in parts["fields"].items() if not isinstance(v, dict)})
+    base_values = _constants(file, "base", parts["base"])
     fields = {
         str(name): _entry(file, ("fields", name), value)
         for name, value in parts["fields"].items()
@@ -93,7 +94,7 @@ def read_yaml_space(path: Path, load_parent: Callable[[str], Space]) -> Space:
     profiles = {}
     for name, profile in parent.profiles.items():
         budget = Budget(**{**vars(profile.budget), **_budget(file, parts["budget"], tuple(vars(profile.budget)))})
-        base = {**profile.base, **parts["base"], **constants}
+        base = {**profile.base, **base_values, **constants}
         chain = _chain(file) if "chain" in content else profile.chain
         profiles[name] = Profile(base, fields, budget, profile.max_pixels, profile.street, chain)
     return Space(path.stem, str(content.get("about", f"from {path.name}")), profiles, constraints=constraints)
@@ -106,21 +107,30 @@ def _mapping(file: YamlFile, part: str) -> dict[Any, Any]:
     return value
 
 
-def _constants(file: YamlFile, fields: Mapping[Any, Any]) -> dict[str, Any]:
-    """The fields that are given as one value: they go into the base."""
+def _constants(file: YamlFile, part: str, values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Fields that are given as one value, in the base or as a constant among the fields."""
     constants = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
+    for name, value in values.items():
+        kinds = f". A range is one of {{{KINDS}}}" if part == "fields" else ""
+        if value == FITTED and name == ANCHORS:
+            constants[ANCHORS] = value
             continue
+        _check_name(file, (part, name))
         try:
-            check_field_name(str(name), f"fields.{name}")
             if value != FITTED:
-                check_value(name, as_tuple(value))
+                check_value(str(name), as_tuple(value))
         except ConfigError as error:
-            kinds = "" if "is not a DetectorConfig field" in str(error) else f". A range is one of {{{KINDS}}}"
-            raise file.error(("fields", name), f"fields.{name}: {error}{kinds}") from None
+            raise file.error((part, name), f"{part}.{name}: {error}{kinds}") from None
         constants[str(name)] = as_tuple(value)
     return constants
+
+
+def _check_name(file: YamlFile, place: tuple[Any, ...]) -> None:
+    """Raises: SpaceError, with its line, for a name that is no field."""
+    try:
+        check_field_name(str(place[-1]), ".".join(map(str, place)))
+    except ConfigError as error:
+        raise file.error(place, str(error)) from None
 
 
 def _budget(file: YamlFile, values: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, int]:
@@ -155,12 +165,15 @@ def _chain(file: YamlFile) -> tuple[Step, ...]:
         change = row.get("change") if isinstance(row, dict) else None
         if not isinstance(row, dict) or set(row) != {"name", "change"} or not isinstance(change, dict):
             raise file.error(("chain", number), f"a step must be {{name: .., change: {{field: value}}}}, got {row!r}")
+        for name in change:
+            _check_name(file, ("chain", number, "change", name))
         steps.append(Step(str(row["name"]), {str(name): as_tuple(value) for name, value in change.items()}))
     return tuple(steps)
 
 
 def _entry(file: YamlFile, place: tuple[Any, ...], value: dict[Any, Any]) -> SpaceEntry:
     """A field's distribution, under its condition where it has one."""
+    _check_name(file, place)
     condition = value.get("only_if")
     if "only_if" not in value:
         return _distribution(file, place, value)
@@ -171,6 +184,12 @@ def _entry(file: YamlFile, place: tuple[Any, ...], value: dict[Any, Any]) -> Spa
     if isinstance(found, Fitted):
         raise file.error(place, f"{place[-1]}: a fitted field cannot stand under a condition")
     options = cases if isinstance(cases, list) else [cases]
+    for case in options:
+        try:
+            check_field_name(str(field), f"{place[-1]}: only_if")
+            check_value(str(field), as_tuple(case))
+        except ConfigError as error:
+            raise file.error((*place, "only_if"), str(error)) from None
     return When(str(field), {as_tuple(case): found for case in options})
 
 
@@ -180,7 +199,10 @@ def _distribution(file: YamlFile, place: tuple[Any, ...], value: dict[Any, Any])
         kind, arguments = next(iter(value.items()))
         if isinstance(arguments, list):
             try:
-                return _of_kind(str(kind), arguments)
+                found = _of_kind(str(kind), arguments)
+                for value_of_field in ends(found):
+                    check_value(str(place[-1]), value_of_field)
+                return found
             except KeyError:
                 pass
             except (TypeError, ValueError) as error:
@@ -200,10 +222,16 @@ def _of_kind(kind: str, arguments: list[Any]) -> Distribution | Fitted:
             low, high, step = map(float, arguments)
             return Float(low, high, step=step)
         case "integer":
-            whole_low, whole_high = (int(number) for number in arguments)
+            whole_low, whole_high = (_whole(number) for number in arguments)
             return Integer(whole_low, whole_high)
         case "choice":
             return Choice(*(as_tuple(option) for option in arguments))
         case "fitted":
             return Fitted(*map(float, arguments))
     raise KeyError(kind)
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool) or float(number) != int(number):
+        raise ValueError(f"an integer range has whole ends, got {number!r}")
+    return int(number)

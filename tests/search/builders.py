@@ -97,7 +97,7 @@ def make_engine(
     clock: Callable[[], float] = lambda: 0.0,
 ) -> Engine:
     """An engine over the journal in a folder, replayed as a resumed study replays it."""
-    plan = make_scheduler(scheduler, rung_levels(1, 9, 3), 3)
+    plan = make_scheduler(scheduler, [9] if scheduler == "none" else rung_levels(1, 9, 3), 3)
     journal = Journal(folder / "journal.jsonl")
     state = StudyState.replay(read_journal(journal.path), "mAP", plan.levels)
     return Engine(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from results.audit import audit_of
 from results.state import StudyState
 from results.tables import configurations
 from search.afterwards import best_of_search
@@ -159,6 +160,27 @@ class TestLonger:
         assert {trial.levels[-1] for trial in new} == {20}
         assert max(engine.state.trials[name].last_epoch for name in before) == 9
 
+    def test_what_is_audited_after_the_extension_ends_where_its_trial_would_have(self, tmp_path: Path) -> None:
+        engine, _ = self.extended(tmp_path)
+        engine.limits = Limits(9, top=2, audit=5, seeds_final=1)
+        run(engine)
+        audits = engine.state.with_role("audit")
+        assert {(trial.outcome, trial.last_epoch) for trial in audits} == {("finished", 9)}
+        finals = engine.state.with_role("final")
+        assert {trial.outcome for trial in finals} == {"finished"}
+        found = audit_of(engine.state, 2)
+        assert found is not None
+        assert found.audited == 5
+
+    def test_without_pruning_new_trials_train_to_the_new_end(self, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path, scheduler="none", limits=Limits(3, top=1))
+        run(engine)
+        engine.extend(20)
+        engine.limits = Limits(6, top=1)
+        run(engine)
+        assert sorted(t.last_epoch for t in engine.state.with_role("search")) == [9, 9, 9, 20, 20, 20, 20]
+        assert {t.outcome for t in engine.state.with_role("search")} == {"finished"}
+
 
 class TestKnownElsewhere:
     def reuse(self, engine: Engine, folder: str = "/other") -> KnownElsewhere:
@@ -208,6 +230,17 @@ class TestWarmStarts:
         assert varied[:3] == [{}, {"lr": 2e-3}, {"box_loss": "giou"}]
         assert len(varied) == 4
 
+    def test_after_an_extension_they_are_not_tried_again(self, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path, trials=4, scheduler="none")
+        engine.warm_starts = [{"lr": 2e-3}]
+        run(engine)
+        engine.space.base = engine.space.base.with_values({"schedule_epochs": 20})
+        engine.extend(20)
+        engine.limits = Limits(6, top=1)
+        run(engine)
+        own = [t for t in engine.state.with_role("search") if t.varied == {"lr": 2e-3} and not t.of]
+        assert len(own) == 1
+
 
 class TestSeconds:
     @pytest.mark.parametrize(
@@ -218,6 +251,35 @@ class TestSeconds:
         self, levels: list[float], speed: float, epochs: list[int]
     ) -> None:
         assert epochs_of_seconds(levels, speed) == epochs
+
+    def test_an_audit_takes_over_the_speed_and_length_of_its_trial(self, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path, limits=Limits(6, audit=5))
+        engine.seconds_levels = [1, 3, 9]
+        while (leg := engine.next_leg()) is not None:
+            trial = engine.state.trials[leg.trial]
+            if leg.probe:
+                assert trial.role == "search", "nobody is probed twice"
+                engine.on_leg_end(leg.trial, "probed", seconds_per_epoch=0.5)
+                continue
+            if trial.role == "audit":
+                assert (leg.to_epoch, leg.config["schedule_epochs"]) == (18, 18)
+            train_leg(engine, leg, hash_score)
+        assert {t.outcome for t in engine.state.with_role("audit")} == {"finished"}
+
+    def test_a_length_that_no_schedule_allows_is_infeasible_and_the_study_goes_on(self, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path, trials=3, scheduler="none")
+        engine.seconds_levels = [9]
+        engine.space.base = engine.space.base.with_values({"schedule": "constant", "final_decay_epochs": 2})
+        probed = 0
+        while (leg := engine.next_leg()) is not None:
+            if leg.probe:
+                probed += 1
+                engine.on_leg_end(leg.trial, "probed", seconds_per_epoch=9.0 if probed == 1 else 1.0)
+                continue
+            train_leg(engine, leg, hash_score)
+        outcomes = [trial.outcome for trial in engine.state.trials.values()]
+        assert outcomes == ["infeasible", "finished", "finished"]
+        assert "final_decay_epochs" in next(iter(engine.state.trials.values())).reason
 
     def test_a_trial_is_probed_once_and_then_trains_its_own_epochs_and_schedule(self, tmp_path: Path) -> None:
         engine = make_engine(tmp_path, trials=6)

@@ -120,6 +120,20 @@ class TestRecorded:
         with pytest.raises(CommandError, match="must be a file of curves"):
             load_curves(str(tmp_path / "none.json"))
 
+    def test_fields_that_a_config_does_not_read_do_not_part_it_from_itself(self) -> None:
+        """head_channels means nothing at depth 0: the recorded curve does not name it, the proposal does."""
+        space = smoke_space()
+        space.fields = {"head_depth": Integer(0, 2), "head_channels": Choice(16, 32), "lr": Float(1e-3, 1e-2, log=True)}
+        rows = [{"head_depth": 0, "lr": 2e-3}, {"head_depth": 1, "head_channels": 32, "lr": 2e-3}]
+        curves = RecordedCurves(space, [Curve(values, (0.1,), (1.0,)) for values in rows])
+        assert curves.nearest_unused({"head_depth": 0, "head_channels": 32, "lr": 2e-3}, set()) == rows[0]
+
+    def test_a_short_curve_that_does_not_say_why_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="do not say why they ended"):
+            RecordedCurves(
+                smoke_space(), [Curve({"lr": 2e-3}, (0.1, 0.2), (1.0, 1.0)), Curve({"lr": 3e-3}, (0.1,), (1.0,))]
+            )
+
 
 class TestSynthetic:
     def test_a_curve_depends_on_seed_and_config_alone_and_rises(self) -> None:

@@ -29,7 +29,7 @@ class TestEveryScheduler:
 
 
 def test_without_pruning_every_epoch_is_trained_and_timed() -> None:
-    forecast = simulate(make_scheduler("none", rung_levels(1, 9, 3), 3), 4, 1, [2.0])
+    forecast = simulate(make_scheduler("none", [9], 3), 4, 1, [2.0])
     assert forecast.epochs == 4 * 9
     assert forecast.trials_by_rung == [4]
     assert forecast.seconds == pytest.approx(4 * (9 * 2.0 + SECONDS_PER_LEG))

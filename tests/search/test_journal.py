@@ -134,6 +134,33 @@ def test_a_full_disk_is_remembered_for_who_cannot_see_it_raised(tmp_path: Path) 
     assert [record["event"] for record in read_journal(tmp_path / "journal.jsonl")] == ["one"]
 
 
+def test_after_a_full_disk_the_journal_closes_quietly_and_holds_whole_lines(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.append("first")
+
+    class Full:
+        """Takes seven bytes, then no more."""
+
+        def __init__(self, file: Any) -> None:
+            self.file, self.room = file, 7
+
+        def write(self, content: bytes) -> int:
+            if not self.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = self.file.write(content[: self.room])
+            self.room -= written
+            return int(written)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    journal._file = Full(journal._file)  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space"):
+        journal.append("second")
+    journal.close()
+    assert [record["event"] for record in read_journal(tmp_path / "j.jsonl")] == ["first"]
+
+
 def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write_atomically(tmp_path / "plan.json", b"old")
     (tmp_path / "plan.json.unfinished").symlink_to("/dev/full")

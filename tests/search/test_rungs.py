@@ -298,7 +298,7 @@ def test_who_was_due_to_go_on_is_not_told_that_others_did() -> None:
 
 
 def test_none_has_one_rung_and_promotes_nobody() -> None:
-    scheduler = make_scheduler("none", rung_levels(1, 9, 3), 3)
+    scheduler = make_scheduler("none", [9], 3)
     assert isinstance(scheduler, NoPruning)
     assert scheduler.levels == [9]
     assert scheduler.next_promotion([Rung({"a": 1.0, "b": 0.5, "c": 0.2})]) is None

@@ -258,6 +258,21 @@ class TestOptunasView:
         plain._sampler = without_the_short_cut  # type: ignore[method-assign]
         assert plain.propose(31, state) == ours
 
+    def test_a_range_of_one_value_and_a_log_range_around_a_base_of_zero_do_no_harm(self) -> None:
+        space = small_space()
+        space.fields = {
+            "zoom_max": Float(0.0, 0.4),
+            "nms_iou": Float(0.5, 0.5),
+            "smooth_l1_beta": Float(0.01, 1.0, log=True),
+        }
+        state = empty_state()
+        for number in range(20):
+            add_trial(state, {"zoom_max": 0.02 * number}, [0.9 - 0.04 * number] * 9)  # the base's beta is 0
+        sampler = make_sampler("tpe", space, 0, ["mAP"])
+        proposals = [sampler.propose(number, state) for number in range(21, 41)]
+        assert all(values is not None and values["nms_iou"] == 0.5 for values in proposals)
+        assert sum(values["zoom_max"] for values in proposals if values) / 20 < 0.15
+
     def test_tpe_learns_from_the_view(self) -> None:
         """Trials with a small zoom scored well: proposals move there, and not where the same trials scored badly."""
 

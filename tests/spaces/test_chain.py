@@ -104,7 +104,10 @@ def test_a_users_yaml_has_a_chain_of_its_own(tmp_path: Path) -> None:
     [
         ("chain: 3", "chain must be a list"),
         ("chain: [{name: +x}]", "a step must be"),
-        ("chain: [{name: +x, change: {head_dept: 2}}]", 'step \\+x: "head_dept" is not .* Did you mean "head_depth"'),
+        (
+            "chain: [{name: +x, change: {head_dept: 2}}]",
+            'line 2: chain.0.change.head_dept: "head_dept" is not .* Did you mean "head_depth"',
+        ),
         ("chain: [{name: +x, change: {lr: 0.1}}, {name: +x, change: {lr: 0.2}}]", "steps must have names of their own"),
     ],
 )

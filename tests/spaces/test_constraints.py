@@ -39,7 +39,8 @@ def test_holds_or_is_told_with_what_it_got(text: str, values: dict[str, object],
     "text",
     [
         "__import__('os').system('true')", "lr.__class__", "[x for x in anchor_scales]", "lambda: 1", "(lambda: lr)()", "open('f')",
-        "lr ** 9999999", "f'{lr}'", "lr if lr else 1", "len(lr)", "lr / head_depth / 0 > 1", "lr < 'a'", "",
+        "lr ** 9999999", "f'{lr}'", "lr if lr else 1", "len(lr)", "lr / head_depth / 0 > 1", "lr < 'a'", "", "max(trunk_extra_channels) <= 512", "'%q' % lr", "optimizer == 'adamw' or head_depth ** 2 < 9",
+        "optimizer == 'adamw' or open('f')", "'a' * 10 ** 9 == optimizer", "'a' * 1000000000 == optimizer", "-" * 5000 + "1", "max(lr, key=lr)",
     ],
 )  # fmt: skip
 def test_anything_else_is_refused_when_it_is_written(text: str) -> None:

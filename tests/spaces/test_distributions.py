@@ -120,3 +120,29 @@ def test_as_tuple_at_any_depth() -> None:
     assert as_tuple([1, [2, [3]], "ab"]) == (1, (2, (3,)), "ab")
     rng = random.Random(0)
     assert as_tuple(rng) is rng
+
+
+@pytest.mark.parametrize(
+    "entry", [Float(1e-3, 1e-2, log=True), Float(5e-4, 5e-3, log=True), Float(1e-5, 1e-3, log=True), Float(0.1, 0.7)]
+)
+def test_the_ends_of_a_range_are_its_own_and_what_lies_outside_is_the_nearer_end(entry: Float) -> None:
+    assert (entry.at(0.0), entry.at(1.0)) == (pytest.approx(entry.low), pytest.approx(entry.high))
+    assert entry.low <= entry.at(0.0) < entry.at(1.0) <= entry.high, "rounding does not leave the range"
+    assert entry.share(0.0) == 0.0
+    assert entry.share(1e9) == 1.0
+
+
+def test_quantised_values_are_the_same_numbers_however_they_are_drawn() -> None:
+    entry = Float(0.0, 0.45, step=0.1)
+    assert [entry.at(n / 9) for n in (0, 3, 6, 9)] == [0.0, 0.1, 0.3, 0.4]
+    assert entry.quantised(0.30000000000000004) == 0.3
+    assert entry.quantised(entry.high) == 0.4
+    assert entry.contains(0.3)
+    assert not entry.contains(0.35)
+    assert entry.grid(10) == [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+@pytest.mark.parametrize("arguments", [(0.1, 0.2, True, 0.1), (0.1, 0.2, False, 0.0)])
+def test_a_step_needs_a_plain_range(arguments: tuple[float, float, bool, float]) -> None:
+    with pytest.raises(SpaceError, match="step must be positive"):
+        Float(*arguments)

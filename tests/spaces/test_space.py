@@ -176,3 +176,19 @@ class TestCheckSpace:
     def test_a_condition_on_nothing_is_refused(self) -> None:
         with pytest.raises(SpaceError, match="lr depends on optimizer"):
             check_space(self.with_profile({}, {"lr": When("optimizer", {"sgd": Float(0.1, 1.0)})}))
+
+
+def test_options_and_cases_take_the_form_that_a_config_holds_them_in() -> None:
+    """Otherwise no trial's value would be found among them."""
+    fields: dict[str, Any] = {
+        "lr": Choice("1e-3", 2e-3), "anchor_scales": Choice([1.0], (1, 2)), "mosaic_probability": Choice(0, 0.5),
+        "copy_paste_probability": When("mosaic_probability", {0: Float(0.0, 1.0)}),
+    }  # fmt: skip
+    smoke = load_space("smoke")
+    profile = replace(smoke.profiles["cpu"], fields=fields)
+    found = resolve(replace(smoke, profiles={"cpu": profile}), "cpu", STREET).fields
+    assert found["lr"] == Choice(0.001, 0.002)
+    assert found["anchor_scales"] == Choice((1.0,), (1.0, 2.0))
+    assert isinstance(found["copy_paste_probability"], When)
+    assert list(found["copy_paste_probability"].cases) == [0.0]
+    assert type(next(iter(found["copy_paste_probability"].cases))) is float
