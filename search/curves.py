@@ -1,6 +1,6 @@
 """Recorded learning curves: what many configurations of a space scored and cost, epoch by epoch, in one small file.
 
-`python -m search.curves RUN --out FILE` takes them from a study that trained everything to the end, for example
+`python -m search.curves RUN [RUN ..] --out FILE` takes them from a study that trained everything to the end, for example
 `python -m search.run --space retinanet --sampler random --scheduler none --trials 124 --epochs 27`, which can be stopped
 and resumed like any study. `python -m search.replay` searches over them in simulated time.
 """
@@ -133,6 +133,29 @@ class RecordedCurves:
         return cls(space, curves, {**{name: plan[name] for name in names}, "seconds": "CPU seconds of one thread"})
 
 
+def joined(parts: Sequence[RecordedCurves]) -> RecordedCurves:
+    """Curves of several studies of one space and length as one pool; of a configuration that two have, the first's.
+
+    Raises: CommandError where they are of different spaces, lengths or data.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for other in parts[1:]:
+        for what, mine, theirs in (
+            ("fields", first.space.to_dict()["fields"], other.space.to_dict()["fields"]),
+            ("length", first.epochs, other.epochs),
+            ("data", first.provenance["dataset"]["fingerprint"], other.provenance["dataset"]["fingerprint"]),
+        ):
+            if mine != theirs:
+                raise CommandError(
+                    f"curves go into one file only where their {what} is the same, got {mine} and {theirs}"
+                )
+    curves = {h: curve for part in reversed(parts) for h, curve in part.by_hash.items()}
+    more = [part.provenance for part in parts[1:]]
+    return RecordedCurves(first.space, list(curves.values()), {**first.provenance, "joined": more})
+
+
 def _curve_of(trial: Trial) -> Curve:
     records = [trial.epochs[epoch] for epoch in sorted(trial.epochs)]
     scores = tuple(round(max(0.0, record["metrics"]["mAP"]), 5) for record in records)
@@ -247,11 +270,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m search.curves", description="Writes the learning curves of a study as one small file."
     )
-    parser.add_argument("run", type=Path, help="folder of a study that trained its trials to the end")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder of a study that trained its trials to the end, or a file of curves",
+    )
     parser.add_argument("--out", type=Path, required=True, help="file to write (JSON)")
     options = parser.parse_args(arguments)
     with command(JournalError):
-        curves = RecordedCurves.from_study(options.run)
+        parts = [load_curves(run) for run in options.runs]
+        curves = joined([part for part in parts if isinstance(part, RecordedCurves)])
         write_atomically(options.out, curves.to_json().encode())
     full = sum(not curve.ended for curve in curves.curves)
     print(

@@ -104,6 +104,32 @@ class TestRecorded:
         assert found.curves[0].scores == tuple(round(hash_score(first.id, e), 5) for e in range(1, 10))
         assert load_curves(str(tmp_path / "s")).target == found.target
 
+    def test_two_files_go_into_one_and_what_both_have_stands_once(
+        self, recorded: RecordedCurves, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        recorded.provenance = {"dataset": {"fingerprint": "f"}}
+        other = RecordedCurves(
+            recorded.space, [*recorded.curves[:2], Curve({"lr": 7e-3}, (0.1,) * 9, (1.0,) * 9)], recorded.provenance
+        )
+        for name, part in (("a", recorded), ("b", other)):
+            (tmp_path / f"{name}.json").write_text(part.to_json())
+        main([str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--out", str(tmp_path / "all.json")])
+        assert "6 full curves of 9 epochs, 1 diverged" in capsys.readouterr().err
+        found = load_curves(str(tmp_path / "all.json"))
+        assert isinstance(found, RecordedCurves)
+        assert sorted(curve.values["lr"] for curve in found.curves) == [1e-3, 2e-3, 4e-3, 6e-3, 7e-3, 8e-3, 9e-3]
+
+    def test_curves_of_other_data_are_not_joined(
+        self, recorded: RecordedCurves, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("f", "g"):
+            recorded.provenance = {"dataset": {"fingerprint": name}}
+            (tmp_path / f"{name}.json").write_text(recorded.to_json())
+        with pytest.raises(SystemExit) as caught:
+            main([str(tmp_path / "f.json"), str(tmp_path / "g.json"), "--out", str(tmp_path / "all.json")])
+        assert caught.value.code == 2
+        assert "only where their data is the same" in capsys.readouterr().err
+
     def test_a_study_without_a_full_curve_is_refused(self, tmp_path: Path) -> None:
         make_engine(tmp_path, trials=2)
         (tmp_path / "study.json").write_text(
