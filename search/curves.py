@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +131,9 @@ class RecordedCurves:
         if not any(not curve.ended for curve in curves):
             raise JournalError(f"{folder} has no trial that was trained to the end; record with --scheduler none")
         names = ("name", "profile", "metric", "epochs", "seed", "dataset", "versions", "commit", "command")
-        return cls(space, curves, {**{name: plan[name] for name in names}, "seconds": "CPU seconds of one thread"})
+        told = {**{name: plan[name] for name in names}, "seconds": "CPU seconds of one thread"}
+        told["command"] = re.sub(r"/\S+/", "", plan["command"])  # the folders of one machine say nothing elsewhere
+        return cls(space, curves, told)
 
 
 def joined(parts: Sequence[RecordedCurves]) -> RecordedCurves:
