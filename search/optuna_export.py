@@ -11,6 +11,7 @@ from typing import Any
 from results.pareto import MINIMISED
 from results.state import StudyState
 from search.optuna_samplers import View
+from spaces.distributions import Choice, Distribution, Float, When, as_tuple
 from spaces.space import ResolvedSpace
 
 DATABASE = "optuna.db"
@@ -37,22 +38,36 @@ def write_optuna_database(
     return folder / DATABASE
 
 
+def _readable(entry: Distribution | When, value: Any) -> tuple[Any, Any] | None:
+    """(value, distribution) of a choice or a conditional field as people read it; None where the view's own is."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    cases = list(entry.cases.values()) if isinstance(entry, When) else [entry]
+    options = [str(option) for case in cases if isinstance(case, Choice) for option in case.options]
+    if options:
+        return str(value), CategoricalDistribution(list(dict.fromkeys([*options, str(value)])))
+    if not isinstance(entry, When):
+        return None
+    ranges = [case for case in cases if not isinstance(case, Choice)]
+    low, high = min(case.low for case in ranges), max(case.high for case in ranges)
+    log = all(isinstance(case, Float) and case.log for case in ranges)
+    return min(high, max(low, float(value))), FloatDistribution(low, high, log=log)
+
+
 def _entries(state: StudyState, space: ResolvedSpace, objectives: Sequence[str]) -> list[Any]:
     """The search's trials with readable options, their times, and what they are called here."""
-    from optuna.distributions import CategoricalDistribution
-
     view = View(space.fields, objectives)
     entries = []
     for trial in view.shown(state):  # of ten thousand trials the dashboard gets those that a sampler would see
         entry = view.entry(trial, state)
         for field in list(entry.params):
             value = trial.config.get(field)
-            if isinstance(entry.distributions[field], CategoricalDistribution):
-                options = [str(option) for option in space.fields[field].options]  # type: ignore[union-attr]
-                entry.distributions[field] = CategoricalDistribution(options)
-                entry.params[field] = options[entry.params[field]]
-            elif value is None:
+            if value is None:  # its condition does not hold: the view has it at the middle
                 del entry.params[field], entry.distributions[field]
+                continue
+            readable = _readable(space.fields[field], as_tuple(value))
+            if readable is not None:
+                entry.params[field], entry.distributions[field] = readable
         times = [record["time"] for record in trial.epochs.values()]
         start = min(times, default=0.0) - (trial.epochs[min(trial.epochs)]["seconds"] if times else 0.0)
         entry.datetime_start = datetime.datetime.fromtimestamp(start)

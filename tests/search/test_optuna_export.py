@@ -32,4 +32,19 @@ def test_optuna_reads_the_study_back_and_a_second_writing_replaces_the_first(tmp
         assert trial.params["box_loss"] == ours.config["box_loss"]
         assert trial.params["lr"] == pytest.approx(ours.config["lr"])
         assert trial.user_attrs["state"] == engine.state.final_state(ours)
+    assert study.trials[0].distributions["lr"].log  # type: ignore[attr-defined]
     assert not (tmp_path / "optuna.db.unfinished").exists()
+
+
+def test_a_conditional_field_is_shown_as_its_value_and_only_where_it_is() -> None:
+    from search.optuna_export import _readable
+    from spaces.distributions import Choice, Float, When
+
+    lr = When("optimizer", {"adamw": Float(1e-4, 1e-2, log=True), "sgd": Float(1e-3, 1e-1, log=True)})
+    value, distribution = _readable(lr, 3e-3) or (None, None)
+    assert value == 3e-3
+    assert (distribution.low, distribution.high, distribution.log) == (1e-4, 1e-1, True)
+    iou = When("match_iou_high", {0.3: Choice(0.2), 0.4: Choice(0.3)})
+    value, distribution = _readable(iou, 0.3) or (None, None)
+    assert (value, distribution.choices) == ("0.3", ("0.2", "0.3"))
+    assert _readable(Float(0.0, 1.0), 0.5) is None
