@@ -19,7 +19,6 @@ from search.afterwards import DEFAULT_TOP, best_of_search, missing_audit, missin
 from search.failures import remedy_for
 from search.known import KnownElsewhere
 from search.rungs import Rung, Scheduler
-from spaces.chain import ResolvedStep
 from spaces.space import ResolvedSpace
 
 MAX_BARREN_PROPOSALS = 50  # known or impossible proposals in a row before the space counts as exhausted
@@ -363,33 +362,6 @@ def epochs_of_seconds(levels: Sequence[float], seconds_per_epoch: float) -> list
     for level in levels:
         epochs.append(max(epochs[-1] + 1 if epochs else 1, round(level / seconds_per_epoch)))
     return epochs
-
-
-class AblationEngine(Engine):
-    """Trains every step of a chain on every seed, a whole chain after another; nothing is proposed or pruned."""
-
-    def __init__(
-        self,
-        state: StudyState,
-        journal: JournalLike,
-        space: ResolvedSpace,
-        steps: Sequence[ResolvedStep],
-        scheduler: Scheduler,
-        limits: Limits,
-        fingerprint: str,
-        seed: int,
-    ) -> None:
-        super().__init__(state, journal, space, None, scheduler, limits, fingerprint, seed)
-        self.steps = steps
-
-    def _new_trial(self) -> Trial | None:
-        """The first step of the first seed that is not there yet."""
-        created = {(trial.step, trial.seed) for trial in self.state.trials.values()}
-        for seed in range(self.seed, self.seed + self.limits.trials // len(self.steps)):
-            for step in self.steps:
-                if (step.name, seed) not in created:
-                    return self._create(step.values, None, seed, "ablation", step.name)
-        return None
 
 
 def trial_id(config: DetectorConfig, fingerprint: str, seed: int, purpose: str = "") -> str:

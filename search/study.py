@@ -22,10 +22,11 @@ from results.report import write_results
 from results.state import StudyState
 from results.tensorboard import StudyEvents, write_end_of_study
 from search import closing
+from search.ablation_engine import AblationEngine
 from search.afterwards import DEFAULT_TOP
 from search.announce import print_forecast, print_plan
 from search.disk import apply_keep, is_full
-from search.engine import AblationEngine, Engine, Limits
+from search.engine import Engine, Limits
 from search.forecast import Forecast, simulate
 from search.journal import Journal
 from search.known import KnownElsewhere

@@ -8,7 +8,8 @@ import pytest
 
 from results.records import read_journal
 from results.state import StudyState
-from search.engine import AblationEngine, Limits
+from search.ablation_engine import AblationEngine
+from search.engine import Limits
 from search.journal import Journal
 from search.rungs import make_scheduler
 from spaces.chain import ResolvedStep, Step, resolve_chain
