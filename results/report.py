@@ -80,9 +80,7 @@ def write_results(folder: Path) -> Results:
 def write_best(path: Path, plan: dict[str, Any], state: StudyState, top: Row) -> None:
     """The top row of configs.csv as a config that `python -m detector.train --config` reads."""
     trial = state.trials[top["trial"]]
-    config = {**plan["space"]["base"], **trial.config}
-    if trial.seconds_per_epoch is not None:  # its own length, where the budget is in seconds
-        config["schedule_epochs"] = trial.levels[-1]
+    config = {**plan["space"]["base"], **trial.trained_fields}
     score = top[f"{state.metric}_mean"]
     heading = (
         f"# best of study {plan['name']}: trial {top['trial']}, {state.metric} {score:.4f} after {trial.last_epoch} epochs\n"

@@ -77,6 +77,13 @@ class Trial:
         return sum(counted) / len(counted) if prune_on == "mean3" else max(counted)
 
     @property
+    def trained_fields(self) -> dict[str, Any]:
+        """The consumed fields as they are trained: where the budget is in seconds, with the trial's own length."""
+        if self.seconds_per_epoch is None:
+            return self.config
+        return {**self.config, "schedule_epochs": self.levels[-1]}
+
+    @property
     def seconds(self) -> float:
         """Time inside Trainer.step that this trial's own legs spent."""
         return float(sum(record["seconds"] for record in self.epochs.values() if not record.get("taken_over")))

@@ -10,7 +10,7 @@ from pathlib import Path
 from detector.commands import command
 from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
 from results.state import StudyState
-from search.disk import drop, droppable
+from search.disk import apply_keep, droppable
 from search.journal import Journal
 from search.options import StudyError, check_keep
 
@@ -25,14 +25,13 @@ def clean(folder: Path, keep: str, dry_run: bool = False) -> tuple[int, int]:
     try:
         state = StudyState.of_plan(plan, read_journal(journal.path))
         asked = [r["trials"] for r in state.records if r["event"] == "session_started"]  # it may have been extended
-        trials = droppable(state, keep, asked[-1] if asked else plan["trials"], plan["eta"], plan["scheduler"])
+        num_trials = asked[-1] if asked else plan["trials"]
+        rule = (keep, num_trials, plan["eta"], plan["scheduler"])
         if dry_run:
+            trials = droppable(state, *rule)
             files = [file for t in trials for file in (folder / "trials" / t.id).glob("*.pt")]
             return len(trials), sum(file.stat().st_size for file in files)
-        for trial in trials:
-            journal.append("checkpoint_dropped", trial=trial.id)
-        base = next(iter(state.trials), "")
-        return len(trials), sum(drop(folder, trials, not keep.startswith("promotable"), base).values())
+        return apply_keep(state, folder, *rule, record=journal.append)
     finally:
         journal.close()
 

@@ -5,13 +5,12 @@ A trial that goes on without its checkpoint trains from the start; the journal s
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from results.state import ON_RUNGS, StudyState, Trial
 from results.tables import ranking_key
-from search.engine import Engine
 from search.leg import BEFORE_DECAY, BEST, CHECKPOINT, DETECTIONS
 from search.rungs import Rung, StoppingAsha
 
@@ -48,30 +47,31 @@ def may_go_on(state: StudyState, trial: Trial, num_trials: int, eta: int, schedu
     return better < max(num_trials, len(state.arrivals[0])) // eta
 
 
-def drop(folder: Path, trials: Sequence[Trial], with_results: bool, spare: str) -> dict[str, int]:
-    """Deletes the trials' checkpoints; returns the bytes that each gave.
-
-    `with_results` deletes what shows and tests them too, except of trial `spare`, and what a longer study goes on from.
-    """
-    freed = {}
-    for trial in trials:
-        names = (*TRAINING, *((BEFORE_DECAY, *(RESULTS if trial.id != spare else ())) if with_results else ()))
-        files = [folder / "trials" / trial.id / name for name in names]
-        freed[trial.id] = sum(file.stat().st_size for file in files if file.is_file())
-        for file in files:
-            file.unlink(missing_ok=True)
-    return freed
-
-
-def apply_keep(engine: Engine, folder: Path, keep: str, eta: int, scheduler: str) -> int:
-    """Drops what the rule does not cover and journals it; returns the bytes that this freed."""
-    trials = droppable(engine.state, keep, engine.limits.trials, eta, scheduler)
-    base = next(iter(engine.state.trials), "")
+def apply_keep(
+    state: StudyState, folder: Path, keep: str, num_trials: int, eta: int, scheduler: str, record: Callable[..., Any]
+) -> tuple[int, int]:
+    """Drops the checkpoints that the rule does not cover, each after `record` has journaled it: (trials, bytes freed)."""
+    base = next(iter(state.trials), "")
+    trials = droppable(state, keep, num_trials, eta, scheduler)
     freed = 0
     for trial in trials:
         # First the journal: a trial whose files outlive the record trains from the start, the reverse would not know.
-        engine.record("checkpoint_dropped", trial=trial.id)
-        freed += drop(folder, [trial], with_results=not keep.startswith("promotable"), spare=base)[trial.id]
+        record("checkpoint_dropped", trial=trial.id)
+        freed += _drop(folder / "trials" / trial.id, with_more=keep != "promotable", with_results=trial.id != base)
+    return len(trials), freed
+
+
+def _drop(folder: Path, with_more: bool, with_results: bool) -> int:
+    """Deletes a trial's checkpoints; returns their bytes.
+
+    `with_more` deletes too what a longer study goes on from and, `with_results`, what shows and tests the trial: the
+    base's stay, since others are compared with it.
+    """
+    names = (*TRAINING, *((BEFORE_DECAY, *(RESULTS if with_results else ())) if with_more else ()))
+    files = [file for name in names if (file := folder / name).is_file()]
+    freed: int = sum(file.stat().st_size for file in files)
+    for file in files:
+        file.unlink()
     return freed
 
 
@@ -80,8 +80,3 @@ def worst_case_bytes(checkpoint_bytes: int, trials: int, slots: int, keep: str) 
     rule, _, number = keep.partition(":")
     kept = {"all": trials, "promotable": trials, "best": 1, "top": int(number or 1)}[rule]
     return 3 * checkpoint_bytes * min(trials, kept + slots)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk has no room."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -99,7 +99,6 @@ class Engine:
         self.running: dict[str, Leg] = {}  # by trial
         self.exhausted = False
         self.disk_full = False
-        self.asked_to_stop = False
         # Indexes of the state, so that a decision costs the same after ten thousand trials as after ten.
         self.rungs: list[Rung] = []
         self.owed: dict[str, None] = {}  # trials whose leg was decided on and is not under way
@@ -150,7 +149,7 @@ class Engine:
     @property
     def stopping(self) -> bool:
         """Whether nothing new may start, and legs end at their next epoch."""
-        return self.out_of_time or self.disk_full or self.asked_to_stop
+        return self.out_of_time or self.disk_full
 
     def next_leg(self, **resources: Any) -> Leg | None:
         """The next thing to train on a free slot, or None while there is nothing (more) to start."""
@@ -172,9 +171,7 @@ class Engine:
     def _start(self, trial: Trial, alone: bool, micro_batch: int | None, resources: dict[str, Any]) -> Leg:
         assert trial.leg_target is not None, trial
         probe = bool(self.seconds_levels) and trial.seconds_per_epoch is None
-        config = self.space.base.with_values(trial.config)
-        if trial.seconds_per_epoch is not None:
-            config = config.with_values({"schedule_epochs": trial.levels[-1]})
+        config = self.space.base.with_values(trial.trained_fields)
         start_from, longer = self._start_from(trial)
         leg = Leg(
             trial.id, trial.legs + 1, config.to_dict(), trial.seed, trial.leg_target, start_from, longer, alone,
@@ -253,8 +250,7 @@ class Engine:
         assert self.sampler is not None
         if not self.by_config:
             return self._create({}, None, self.seed)
-        tried = sum(t.proposal is None and not t.of for t in self.state.with_role("search")) - 1  # besides the base
-        for values in self.warm_starts[tried:] if self.warm_starts else ():
+        for values in self._untried_warm_starts():
             if self.space.config(values).hash() not in self.by_config:
                 return self._create(values, None, self.seed)
         for _ in range(MAX_BARREN_PROPOSALS):
@@ -277,6 +273,12 @@ class Engine:
         self.exhausted = True
         self.record("space_exhausted", after=len(self.by_config))
         return None
+
+    def _untried_warm_starts(self) -> Sequence[dict[str, Any]]:
+        """Those that no trial was made of yet; they are the trials, besides the base, that nobody proposed."""
+        if not self.warm_starts:
+            return ()
+        return self.warm_starts[sum(t.proposal is None and not t.of for t in self.state.with_role("search")) - 1 :]
 
     def _create(
         self, values: dict[str, Any], proposal: int | None, seed: int, role: str = "search", step: str = ""

@@ -6,7 +6,6 @@ It knows nothing of Ray: placement.py hands it to Ray Tune.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import json
 import math
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from results.state import metric_of
-from search.journal import write_atomically
+from search.journal import is_full, write_atomically
 from search.probe import measure_costs, probe_seconds
 
 CHECKPOINT, BEST, BEFORE_DECAY, DETECTIONS, THREADS, LOG, ERROR = (
@@ -72,10 +71,7 @@ class LegRunner:
         except DivergedError as error:
             return self._end(epochs, "diverged", str(error), step=error.step)
         except OSError as error:
-            if error.errno in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-            ):  # nothing is wrong with the trial: it goes on when there is room
+            if is_full(error):  # nothing is wrong with the trial: it goes on when there is room
                 return self._end(epochs, "interrupted", "the disk is full", disk_full=True)
             return self._error(epochs, error)
         except Exception as error:

@@ -34,7 +34,6 @@ from search.options import (
     check_choices,
     parse_set_fields,
 )
-from search.optuna_samplers import OPTUNA_SAMPLERS, why_unfit
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, count_gpus, plan_resources
 from search.rungs import rung_levels
@@ -164,11 +163,6 @@ def _settle_search(options: Options, given: _Given) -> dict[str, Any]:
     if options.trainer and (options.budget_unit == "seconds" or options.gpus_per_trial == AUTO):
         raise StudyError(
             "--trainer: seconds and GPU memory are probed on our own detector; leave --budget-unit and auto out"
-        )
-    reason = why_unfit(sampler, scheduler) if sampler in OPTUNA_SAMPLERS else ""
-    if reason:
-        raise StudyError(
-            f"--sampler {sampler} cannot be used: {reason}. Take tpe, or --scheduler none where that is the reason"
         )
     objectives = _objectives(options, given.dataset)
     metric = objectives[0]

@@ -59,9 +59,7 @@ def _train(place: Path, plan: dict[str, Any], trial: Trial, last: int, device: s
     """The epochs of a trial, trained in a folder of their own with the threads of each record."""
     from search.leg import THREADS, LegRunner
 
-    config = DetectorConfig.from_dict(plan["space"]["base"]).with_values(trial.config)
-    if trial.seconds_per_epoch is not None:
-        config = config.with_values({"schedule_epochs": trial.levels[-1]})
+    config = DetectorConfig.from_dict(plan["space"]["base"]).with_values(trial.trained_fields)
     study = {
         "folder": str(place), "source": plan["source"], "skip_bad": plan["skip_bad"], "metric": plan["metric"],
         "official_eval": plan["official_eval"], "rank_on": plan.get("rank_on", "best"), "trainer": plan.get("trainer", ""),

@@ -31,7 +31,9 @@ def make_sampler(
         return QuasiRandomSampler(space, seed)
     reason = why_unfit(name, scheduler)
     if reason:
-        raise SpaceError(f"--sampler {name} cannot be used: {reason}. Take tpe")
+        raise SpaceError(
+            f"--sampler {name} cannot be used: {reason}. Take tpe, or --scheduler none where that is the reason"
+        )
     return OptunaSampler(name, space, seed, objectives)
 
 

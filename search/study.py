@@ -25,10 +25,10 @@ from search import closing
 from search.ablation_engine import AblationEngine
 from search.afterwards import DEFAULT_TOP
 from search.announce import print_forecast, print_plan
-from search.disk import apply_keep, is_full
+from search.disk import apply_keep
 from search.engine import Engine, Limits
 from search.forecast import Forecast, simulate
-from search.journal import Journal
+from search.journal import Journal, is_full
 from search.known import KnownElsewhere
 from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError
 from search.optuna_export import write_optuna_database
@@ -218,7 +218,8 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
                 events.flush()
                 written = len(engine.state.records)
                 if keep != "all":
-                    apply_keep(engine, study.folder, keep, study.plan["eta"], study.plan["scheduler"])
+                    rule = (keep, engine.limits.trials, study.plan["eta"], study.plan["scheduler"])
+                    apply_keep(engine.state, study.folder, *rule, record=engine.record)
                 progress.refresh()
 
             return run_legs(engine, context, study.resources, on_change)
