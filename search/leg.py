@@ -6,9 +6,11 @@ It knows nothing of Ray: placement.py hands it to Ray Tune.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import math
+import os
 import resource
 import time
 import traceback
@@ -23,7 +25,16 @@ from search.probe import measure_costs, probe_seconds
 CHECKPOINT, BEST, BEFORE_DECAY, DETECTIONS, THREADS, LOG, ERROR = (
     "checkpoint.pt", "best.pt", "before_decay.pt", "detections.json", "threads", "log.txt", "error.txt",
 )  # fmt: skip
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")  # of torch's RuntimeErrors
+OUT_OF_MEMORY_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+)  # of torch's RuntimeErrors
+# Less plain words, which mean it under a limit: of oneDNN (the first as measured), of a thread's stack, of the loader.
+AT_THE_LIMIT_WORDS = (
+    "could not create a primitive", "could not execute a primitive", "can't start new thread", "failed to map segment",
+)  # fmt: skip
 
 # The decoded datasets that this process has opened, by (source, canvas, split): the next leg on it starts at once.
 _OPEN_DATA: dict[tuple[str, tuple[int, int], str], Any] = {}
@@ -70,12 +81,12 @@ class LegRunner:
                 epochs.append(self._train_epoch())
         except DivergedError as error:
             return self._end(epochs, "diverged", str(error), step=error.step)
-        except OSError as error:
-            if is_full(error):  # nothing is wrong with the trial: it goes on when there is room
-                return self._end(epochs, "interrupted", "the disk is full", disk_full=True)
-            return self._error(epochs, error)
         except Exception as error:
-            if is_out_of_memory(error):
+            if isinstance(error, OSError) and is_full(
+                error
+            ):  # nothing is wrong with the trial: it goes on when there is room
+                return self._end(epochs, "interrupted", "the disk is full", disk_full=True)
+            if is_out_of_memory(error, limited=self.study.get("memory_gb") is not None):
                 return self._end(epochs, "out_of_memory", str(error).splitlines()[0] if str(error) else "out of memory")
             return self._error(epochs, error)
         reached = self.trainer.epoch >= self.leg["to_epoch"]
@@ -105,7 +116,9 @@ class LegRunner:
         )  # fmt: skip
         (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
         self._load(trainer)
-        self._log(f"leg {self.leg['number']}: epochs {trainer.epoch} -> {self.leg['to_epoch']}, {self.threads} threads")
+        self._log(
+            f"leg {self.leg['number']}: epochs {trainer.epoch} -> {self.leg['to_epoch']}, {self.threads} threads, process {os.getpid()}"
+        )
         return trainer
 
     def _load(self, trainer: Any) -> None:
@@ -176,11 +189,17 @@ class LegRunner:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the device or the machine has no more memory."""
+def is_out_of_memory(error: Exception, limited: bool = False) -> bool:
+    """Whether an error says that the device or the machine has no more memory.
+
+    `limited`: under a memory limit, where libraries that cannot allocate have less plain words for it.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    words = OUT_OF_MEMORY_WORDS + (AT_THE_LIMIT_WORDS if limited else ())
+    return isinstance(error, (RuntimeError, ImportError)) and any(word in str(error) for word in words)
 
 
 @contextlib.contextmanager

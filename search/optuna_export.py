@@ -11,6 +11,7 @@ from typing import Any
 from results.pareto import MINIMISED
 from results.state import StudyState
 from search.optuna_samplers import View
+from search.shown import Shown
 from spaces.distributions import Choice, Distribution, Float, When, as_tuple
 from spaces.space import ResolvedSpace
 
@@ -58,7 +59,7 @@ def _entries(state: StudyState, space: ResolvedSpace, objectives: Sequence[str])
     """The search's trials with readable options, their times, and what they are called here."""
     view = View(space.fields, objectives)
     entries = []
-    for trial in view.shown(state):  # of ten thousand trials the dashboard gets those that a sampler would see
+    for trial in Shown().of(state):  # of ten thousand trials the dashboard gets those that a sampler would see
         entry = view.entry(trial, state)
         for field in list(entry.params):
             value = trial.config.get(field)

@@ -9,7 +9,6 @@ promoted, so an entry of the view is replaced when its trial has changed, never 
 from __future__ import annotations
 
 import datetime
-import heapq
 import importlib.util
 import math
 import random
@@ -21,8 +20,8 @@ import numpy as np
 
 from results.pareto import MINIMISED, objective_values
 from results.state import StudyState, Trial
-from results.tables import ranking_key
 from search.screening import STARTUP_TRIALS, screening
+from search.shown import Shown
 from spaces.distributions import Choice, Distribution, Float, When, as_tuple, concrete, draw
 from spaces.space import ResolvedSpace
 
@@ -31,7 +30,6 @@ MIDDLE = 0.5  # where a conditional field stands that a trial does not have
 POPULATION = 10  # NSGA-II's trials a generation
 GENERATION, CONSTRAINTS = "NSGAIISampler:generation", "constraints"  # where Optuna's samplers look for them
 EPOCH = datetime.datetime(1970, 1, 1)  # Optuna wants a date that nothing of ours depends on
-NEWEST_SHOWN, BEST_SHOWN = 1000, 100  # a proposal's time grows with the history; this keeps TPE's near 30 ms
 
 
 def why_unfit(name: str, scheduler: str) -> str:
@@ -56,7 +54,7 @@ class OptunaSampler:
 
     def __init__(self, kind: str, space: ResolvedSpace, seed: int, objectives: Sequence[str]) -> None:
         self.kind, self.space, self.seed, self.objectives = kind, space, seed, tuple(objectives)
-        self.view = View(space.fields, self.objectives)
+        self.shown, self.view = Shown(), View(space.fields, self.objectives)
 
     def propose(self, number: int, state: StudyState) -> dict[str, Any] | None:
         if self.kind == "tpe" and number <= STARTUP_TRIALS:
@@ -67,7 +65,7 @@ class OptunaSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             directions: list[Any] = ["minimize" if name in MINIMISED else "maximize" for name in self.objectives]
-            storage = self.view.storage(self.view.shown(state), state)
+            storage = self.view.storage(self.shown.of(state), state)
             sampler = self._sampler(proposal_seed(self.seed, number))
             study = optuna.create_study(directions=directions, sampler=sampler, storage=storage)
             trial = study.ask()
@@ -110,27 +108,7 @@ class View:
         # A range of one value is no dimension: its density is no number.
         self.searched = {name: entry for name, entry in self.distributions.items() if not entry.single()}
         self.rows: dict[int, list[float]] = {}  # Optuna's own numbers of every trial that has all fields, by its number
-        self._keys: dict[str, tuple[int, tuple[float, float, int]]] = {}
         self._made: dict[str, tuple[tuple[Any, ...], Any]] = {}  # by trial: (what it was made from, the entry)
-
-    def shown(self, state: StudyState) -> list[Trial]:
-        """The trials that a sampler sees, in order of creation: the newest 1 000 and the best 100 of those before.
-
-        Best among older ones means the highest rung, then the highest score.
-        """
-        searched = state.with_role("search")
-        if len(searched) <= NEWEST_SHOWN + BEST_SHOWN:
-            return searched
-        older, newest = searched[:-NEWEST_SHOWN], searched[-NEWEST_SHOWN:]
-        best = heapq.nsmallest(BEST_SHOWN, older, key=lambda trial: self._key(trial, state.metric))
-        return sorted(best, key=lambda trial: trial.number) + newest
-
-    def _key(self, trial: Trial, metric: str) -> tuple[float, float, int]:
-        """The trial's place in a ranking, worked out again only when it has trained on."""
-        known = self._keys.get(trial.id)
-        if known is None or known[0] != len(trial.epochs):
-            self._keys[trial.id] = known = (len(trial.epochs), ranking_key(trial, metric))
-        return known[1]
 
     def storage(self, trials: Sequence[Trial], state: StudyState) -> Any:
         """An Optuna storage that holds these trials and takes one more."""

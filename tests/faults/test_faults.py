@@ -7,9 +7,9 @@ times and prints the table of benchmarks/FAULTS.md.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -135,16 +135,19 @@ def fault(
     return Fault(name, attempt, table, start, tmp_path)
 
 
-def worker_of(command: Command) -> psutil.Process:
-    """A process that trains: Ray names it after the trainable."""
+def training_process(command: Command, folder: Path) -> psutil.Process:
+    """A process that is in the middle of a leg: its trial's log names it."""
     end = time.monotonic() + STOP_TIMEOUT
     while time.monotonic() < end:
-        for process in command.tree():
-            with contextlib.suppress(psutil.Error):
-                if "LegTrainable" in " ".join(process.cmdline()):
-                    return process
-        time.sleep(POLL)
-    raise AssertionError("no worker was found")
+        tree = {process.pid: process for process in command.tree()}
+        for trial in sorted(running_trials(folder)):
+            log = folder / "trials" / trial / "log.txt"
+            text = log.read_text() if log.is_file() else ""
+            begun = re.findall(r", process (\d+)$", text, re.MULTILINE)
+            if begun and int(begun[-1]) in tree and " ended: " not in text.splitlines()[-1]:
+                return tree[int(begun[-1])]
+        time.sleep(POLL / 10)
+    raise AssertionError("no leg began")
 
 
 def running_trials(folder: Path) -> set[str]:
@@ -160,7 +163,7 @@ def running_trials(folder: Path) -> set[str]:
 
 def test_kill_9_of_a_worker(fault: Fault) -> None:
     command = fault.begin()
-    worker_of(command).kill()
+    training_process(command, fault.folder).kill()
     assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
     lost = [r for r in journal(fault.folder) if r["event"] == "leg_ended" and r["outcome"] == "lost"]
     assert len(lost) == 1, "the leg runs again from its checkpoint, and nobody is blamed"
@@ -285,9 +288,10 @@ def test_too_much_memory(fault: Fault) -> None:
     hungry = {r["trial"] for r in records if r["event"] == "trial_created" and r["config"]["head_depth"] == 4}
     assert hungry, "the space has no hungry configuration in six: nothing was tested"
     for trial in hungry:
-        outcomes = [r["outcome"] for r in records if r["event"] == "leg_ended" and r["trial"] == trial]
-        assert outcomes[:2] == ["out_of_memory", "out_of_memory"]
-        assert outcomes[-1] == "infeasible"
+        ends = [r for r in records if r["event"] == "leg_ended" and r["trial"] == trial]
+        outcomes = [r["outcome"] for r in ends]
+        assert outcomes[:2] == ["out_of_memory", "out_of_memory"], ends
+        assert outcomes[-1] == "infeasible", ends
         legs = [
             (r.get("alone"), r.get("micro_batch"))
             for r in records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def test_a_probe_measures_an_epoch_and_trains_nothing(study: dict[str, Any]) -> 
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_what_asks_for_too_much_memory_is_told_apart_from_a_bug(
@@ -109,6 +111,17 @@ def test_what_asks_for_too_much_memory_is_told_apart_from_a_bug(
 
     monkeypatch.setattr(Trainer, "step", fail)
     assert LegRunner(leg(1), study).step()["outcome"] == "out_of_memory"
+
+
+@pytest.mark.parametrize(("memory_gb", "outcome"), [(64.0, "out_of_memory"), (None, "error")])
+def test_what_onednn_says_without_memory_means_it_under_a_limit_alone(
+    study: dict[str, Any], memory_gb: float | None, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Trainer) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(Trainer, "step", fail)
+    assert LegRunner(leg(1), {**study, "memory_gb": memory_gb}).step()["outcome"] == outcome
 
 
 def test_another_trials_checkpoint_is_gone_on_from_and_its_epochs_are_told(study: dict[str, Any]) -> None:

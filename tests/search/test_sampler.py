@@ -12,7 +12,7 @@ import pytest
 from detector.config import DetectorConfig
 from results.state import StudyState, Trial
 from search.grid import GridSampler, grid, grid_size
-from search.optuna_samplers import BEST_SHOWN, NEWEST_SHOWN, OptunaSampler, View, proposal_seed
+from search.optuna_samplers import OptunaSampler, View, proposal_seed
 from search.sampler import SAMPLERS, make_sampler
 from search.screening import STARTUP_TRIALS, design_orders, screening
 from spaces.distributions import Choice, Float, Integer, SpaceError, When, draw, labels
@@ -286,45 +286,6 @@ class TestOptunasView:
             return sum(sampler.propose(n, state)["zoom_max"] for n in range(25, 45)) / 20  # type: ignore[index]
 
         assert mean_zoom(True) < 0.15 < 0.25 < mean_zoom(False)
-
-
-class TestShownTrials:
-    def big_state(self, count: int) -> StudyState:
-        state = empty_state()
-        for number in range(1, count + 1):
-            trial = Trial(f"t{number}", number, "search", "h", {}, {}, 0, number)
-            trial.rung = 0
-            # Scores fall and rise, so that the best are neither the first nor the last.
-            trial.epochs[1] = epoch_result(1, abs((number * 7919) % 1000) / 1000)
-            state.trials[trial.id] = trial
-        return state
-
-    def test_a_small_study_is_shown_whole(self) -> None:
-        state = self.big_state(NEWEST_SHOWN + BEST_SHOWN)
-        assert View(small_space().fields, ["mAP"]).shown(state) == list(state.trials.values())
-
-    def test_of_a_large_one_the_newest_1000_and_the_best_100_of_the_rest_in_order(self) -> None:
-        count = 1400
-        state = self.big_state(count)
-        shown = [trial.number for trial in View(small_space().fields, ["mAP"]).shown(state)]
-        older = range(1, count - NEWEST_SHOWN + 1)
-        best = sorted(older, key=lambda n: (-((n * 7919) % 1000), n))[:BEST_SHOWN]
-        assert (NEWEST_SHOWN, BEST_SHOWN) == (1000, 100)
-        assert shown == sorted(best) + list(range(401, 1401))
-
-    def test_best_means_the_highest_rung_first_and_nan_last(self) -> None:
-        state = self.big_state(1101)
-        state.trials["t50"].rung = 2
-        state.trials["t50"].epochs[1] = epoch_result(1, 0.0)
-        state.trials["t60"].epochs[1] = epoch_result(1, -1.0)
-        shown = {trial.number for trial in View(small_space().fields, ["mAP"]).shown(state)}
-        assert 50 in shown
-        assert 60 not in shown
-
-    def test_only_the_search_is_shown(self) -> None:
-        state = self.big_state(5)
-        state.trials["t3"].role = "final"
-        assert [trial.number for trial in View(small_space().fields, ["mAP"]).shown(state)] == [1, 2, 4, 5]
 
 
 class TestGrid:
