@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import logging
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,14 +98,33 @@ def start_ray(resources: Resources, temp_dir: str) -> Any:
     if joins_cluster:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return ray
-    ray.init(
-        num_cpus=max(1, int(resources.slots * resources.cpus_per_trial + 0.999)),
-        num_gpus=count_gpus()[0] if resources.gpus_per_trial else 0,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=temp_dir,
-        configure_logging=True,
-    )
+    with _daemons_in_sessions_of_their_own():
+        ray.init(
+            num_cpus=max(1, int(resources.slots * resources.cpus_per_trial + 0.999)),
+            num_gpus=count_gpus()[0] if resources.gpus_per_trial else 0,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=temp_dir,
+            configure_logging=True,
+        )
     return ray
+
+
+@contextlib.contextmanager
+def _daemons_in_sessions_of_their_own() -> Iterator[None]:
+    """Inside, Ray's daemons leave our process group: a signal to all of it (by a terminal, `timeout` or a batch system)
+    is ours to answer, and with Ray gone first the study could end nothing in order.
+
+    Ray has no setting for it; a Ray that starts its daemons in another way leaves them where they are.
+    """
+    services: Any = importlib.import_module("ray._private.services")
+    starter = getattr(services, "ConsolePopen", None)
+    if starter is not None:
+        services.ConsolePopen = functools.partial(starter, start_new_session=True)
+    try:
+        yield
+    finally:
+        if starter is not None:
+            services.ConsolePopen = starter

@@ -206,11 +206,23 @@ def test_sigterm(fault: Fault) -> None:
     fault.check()
 
 
+def test_sigterm_to_all_processes(fault: Fault) -> None:
+    """As `timeout` and batch systems send it: Ray's processes are not to end before the study has."""
+    command = fault.begin()
+    os.killpg(command.process.pid, signal.SIGTERM)
+    assert command.wait(STOP_TIMEOUT) == 130, command.text()[-3000:]
+    assert "the table so far" in command.text()
+    fault.remember()
+    assert b'"reason": "interrupted"' in fault.before[-1]
+    fault.resume()
+    fault.check()
+
+
 def test_ctrl_c_twice(fault: Fault) -> None:
     command = fault.begin()
-    os.kill(command.process.pid, signal.SIGINT)
+    os.killpg(command.process.pid, signal.SIGINT)  # a terminal sends it to all
     time.sleep(0.3)
-    os.kill(command.process.pid, signal.SIGINT)
+    os.killpg(command.process.pid, signal.SIGINT)
     assert command.wait(STOP_TIMEOUT) == 130, command.text()[-3000:]
     assert "Traceback" not in command.text()
     fault.remember()
