@@ -39,6 +39,23 @@ MAY_CHANGE = (*EXTENDS, "runs_dir", "name", "resume", "seeds", "cpus_per_trial",
               "epochs", "space_edit")  # fmt: skip
 
 
+OTHER_DATA = "scores on other data do not compare"
+OTHER_RUNGS = "its rungs have judged by it, and what it pruned would have been judged otherwise"
+OTHER_TRAINING = "every trial was trained with it, and others would not compare"
+OWN_STUDY = "it is part of how every trial came about"
+WHY_FIXED = {
+    **dict.fromkeys(("data", *SPLIT_OPTIONS, "skip_bad"), OTHER_DATA),
+    **dict.fromkeys(("metric", "objective", "prune_on", "scheduler", "eta", "grace"), OTHER_RUNGS),
+    **dict.fromkeys(("set_fields", "trainer", "imagenet_weights", "profile", "budget_unit"), OTHER_TRAINING),
+    "rank_on": "the weights and detections that were kept are those of the epochs that it ranks",
+    "official_eval": "scores of two evaluators in one table do not compare to the last digit",
+    "start_from": "a known config is tried right after the base, which is over",
+    **dict.fromkeys(
+        ("sampler", "seed"), "proposals follow from sampler, seed and number: another would repeat or skip some"
+    ),
+}
+
+
 def resume_plan(options: Options, say: Any) -> Study:
     """The plan of a study that is to go on; trials and hours may be extended, the rest stays as it was.
 
@@ -58,9 +75,7 @@ def resume_plan(options: Options, say: Any) -> Study:
         and not _says_what_the_plan_says(options, name, plan)
     ]  # fmt: skip
     if changed:
-        raise StudyError(
-            f"--resume goes on with the study's own plan; {', '.join(_option_name(c) for c in changed)} cannot change"
-        )
+        raise StudyError(_refusal(folder, plan, options, changed))
     source = DataSource.from_dict(plan["source"])
     space = ResolvedSpace.from_dict(plan["space"])
     dataset = load_dataset(source, plan["skip_bad"], space.base.train_split)
@@ -165,6 +180,18 @@ def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) 
             for k, v in parse_set_fields(asked).items()
         )
     return False
+
+
+def _refusal(folder: Path, plan: dict[str, Any], options: Options, changed: list[str]) -> str:
+    """What cannot be extended, what the study has instead, and why."""
+    lines = [f"--resume: {folder} goes on with its own plan, which cannot change in"]
+    for name in changed:
+        has = plan.get("objectives" if name == "objective" else name)
+        told = f" (the study has {has})" if has not in (None, "", []) and not isinstance(has, (dict, list)) else ""
+        lines.append(f"  {_option_name(name)} {getattr(options, name)}{told}: {WHY_FIXED.get(name, OWN_STUDY)}")
+    return "\n".join(
+        [*lines, f"Leave it out, or start a new study; --reuse {folder} then trains nothing twice that both know"]
+    )
 
 
 def find_study(options: Options) -> Path:

@@ -89,6 +89,12 @@ class TestResume:
         with pytest.raises(StudyError, match=option):
             self.resumed(**change)
 
+    def test_a_refusal_says_what_the_study_has_and_why_it_stays(self) -> None:
+        with pytest.raises(
+            StudyError, match=r"--metric AP50 \(the study has mAP\): its rungs have judged by it.*\n.*--reuse"
+        ):
+            self.resumed(metric="AP50")
+
     def test_changed_data_is_refused(self) -> None:
         for split in ("train", "val"):
             content = json.loads((self.data / f"{split}.json").read_text())
