@@ -1,29 +1,33 @@
 """The table of an ablation: a row a step, with what it changed, its score over seeds, its size and speed.
 
-A step's score is that of its last epoch: each was trained to the end, and nothing was picked. `delta` is the mean over
-the seeds that both steps have, of step minus step above.
+A step's score is that of its last epoch: each was trained to the end, and nothing was picked. `delta` is step minus
+step above, by the two-way model of results/statistics.py, with its interval over seeds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from typing import Any
 
 from results.state import StudyState, Trial
+from results.statistics import POWER, Difference, differences
 from results.tables import Row, show
 
+DIFFERENCE_COLUMNS = (
+    "delta", "delta_low", "delta_high", "p_holm", "effect_size", "detectable", "paired_low", "paired_high", "seed_correlation",
+)  # fmt: skip
 SCORES = ("AP50", "AP_small", "AP_medium", "AP_large")
 
 
 def ablation_rows(plan: dict[str, Any], state: StudyState) -> list[Row]:
     """A row a step of the plan's chain, in its order; what is not there yet is NaN or None."""
     speeds = {record["step"]: record for record in state.records if record["event"] == "step_profiled"}
+    found = {difference.step: difference for difference in step_differences(plan, state)}
     rows: list[Row] = []
-    above: dict[int, Trial] = {}
     for step in plan["steps"]:
-        finished = [t for t in state.trials.values() if t.step == step["name"] and t.outcome == "finished"]
-        trials = {trial.seed: trial for trial in finished}
+        trials = finished_trials(state, step["name"])
         speed, reported = speeds.get(step["name"], {}), step["reported"]
         rows.append(
             {
@@ -32,23 +36,43 @@ def ablation_rows(plan: dict[str, Any], state: StudyState) -> list[Row]:
                 "parameters": speed.get("trainable_parameters"),
                 "report_parameters": reported["parameters"],
                 "n": len(trials),
-                **_spread("mAP", [last_score(trial, "mAP") for trial in trials.values()]),
-                "delta": _mean(
-                    [last_score(t, "mAP") - last_score(above[s], "mAP") for s, t in trials.items() if s in above]
-                ),
-                **{name: _mean([last_score(trial, name) for trial in trials.values()]) for name in SCORES},
+                **_spread("mAP", [last_score(trial, "mAP") for trial in trials]),
+                **_difference(found.get(step["name"])),
+                **{name: _mean([last_score(trial, name) for trial in trials]) for name in SCORES},
                 "ms_per_batch": speed.get("ms_per_batch"),
                 "images_per_s": speed.get("images_per_s"),
                 "report_mAP": reported["mAP"],
                 "report_ms": reported["ms_per_batch"],
-                "train_minutes": _mean(
-                    [sum(e["train_seconds"] for e in t.epochs.values()) / 60 for t in trials.values()]
-                ),
-                **_per_class(list(trials.values())),
+                "train_minutes": _mean([sum(e["train_seconds"] for e in t.epochs.values()) / 60 for t in trials]),
+                **_per_class(trials),
             }
         )
-        above = trials
     return rows
+
+
+def finished_trials(state: StudyState, step: str) -> list[Trial]:
+    """The trials of a step that trained to their end."""
+    return [t for t in state.trials.values() if t.step == step and t.outcome == "finished"]
+
+
+def step_differences(plan: dict[str, Any], state: StudyState) -> list[Difference]:
+    """Each step of the chain against the one above it, in mAP of the last epoch."""
+    names = [step["name"] for step in plan["steps"]]
+    scores = {name: {t.seed: last_score(t, "mAP") for t in finished_trials(state, name)} for name in names}
+    return differences(scores, [(step, above) for above, step in itertools.pairwise(names)])
+
+
+def _difference(found: Difference | None) -> Row:
+    """A step's difference as columns; NaN where there is none, or one seed allows no interval."""
+    if found is None:
+        return dict.fromkeys(DIFFERENCE_COLUMNS, math.nan) | {"seeds_missing": ""}
+    paired = found.paired
+    values = (
+        found.estimate, found.low, found.high, found.p_holm, found.effect_size, found.detectable,
+        *((paired.low, paired.high, paired.correlation) if paired else (math.nan,) * 3),
+    )  # fmt: skip
+    missing = " ".join(map(str, found.missing))
+    return {**dict(zip(DIFFERENCE_COLUMNS, values, strict=True)), "seeds_missing": missing}
 
 
 def last_score(trial: Trial, metric: str) -> float:
@@ -76,7 +100,23 @@ def caption(plan: dict[str, Any], state: StudyState) -> str:
     clock += f"; left out: {', '.join(plan['left_out'])}" if plan.get("left_out") else ""
     return (
         f"{seeds} seed{'s' if seeds != 1 else ''} a step, mAP of the last epoch on {data['val_images']} images of {data['name']} "
-        f"({data['fingerprint']}); {length} a training unless a step says otherwise{clock}"
+        f"({data['fingerprint']}); {length} a training unless a step says otherwise{clock}. {legend(plan, state)}"
+    )
+
+
+def legend(plan: dict[str, Any], state: StudyState) -> str:
+    """What the table's differences are, and what they could have shown."""
+    found = step_differences(plan, state)
+    told = "delta: step minus the step above"
+    sure = [difference.detectable for difference in found if not math.isnan(difference.detectable)]
+    if not sure:
+        return f"{told}; one seed a step allows no interval: run it with --seeds 3"
+    lacking = sorted({seed for difference in found for seed in difference.missing})
+    return (
+        f"{told}, with its 95 % interval over seeds, not over images (two-way model step + seed, residual pooled); p_holm: "
+        f"corrected for {len(found)} differences (Holm); detectable: the smallest difference that {POWER:.0%} of such studies "
+        f"would find, here {min(sure):.3f}, so that a smaller one is not shown to be none"
+        + (f"; missing seeds: {', '.join(map(str, lacking))}, in the rows that say so" if lacking else "")
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 JOURNAL_NAME = "journal.jsonl"
 PLAN_NAME = "study.json"
+GROUND_TRUTH_NAME = "ground_truth.json"  # of the validation split, as COCO
 
 
 class JournalError(ValueError):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import ConfigError, DetectorConfig
-from detector.data.dataset import DataSource, DetectionDataset, check_roll
+from detector.data.dataset import DataSource, DetectionDataset, check_roll, coco_ground_truth
 from detector.evaluate import METRIC_NAMES
 from results.pareto import MINIMISED
-from results.records import PLAN_NAME
+from results.records import GROUND_TRUTH_NAME, PLAN_NAME
 from search.afterwards import DEFAULT_TOP
 from search.dataset import (
     config_check,
@@ -58,6 +58,7 @@ class Study:
     levels: list[int]  # the rungs as they are now; the plan's, unless the study was extended
     check: Callable[[DetectorConfig], None]  # raises ConfigError for a config that this dataset cannot train
     checkpoint_bytes: int = 0  # of the largest configuration; 0 where it is not known
+    ground_truth: dict[str, Any] | None = None  # of the validation split, as COCO; None where the study has it already
     extend_to: int | None = None  # epochs of a rung that this session adds on top
 
     @property
@@ -120,7 +121,10 @@ def make_plan(options: Options, say: Any) -> Study:
         raise StudyError(
             f"{folder} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
         )
-    return Study(folder, plan, resolved, resources, resumed=False, levels=plan["levels"], check=given.check)
+    return Study(
+        folder, plan, resolved, resources, resumed=False, levels=plan["levels"], check=given.check,
+        ground_truth=coco_ground_truth(dataset.val),
+    )  # fmt: skip
 
 
 def _read_what_is_given(options: Options, say: Any) -> _Given:
@@ -311,6 +315,8 @@ def resources_of(options: Options, trials: int, use_gpu: bool) -> Resources:
 
 
 def write_plan(study: Study) -> None:
-    """study.json, whole or not at all."""
+    """study.json, whole or not at all, after what detections are compared with."""
     study.folder.mkdir(parents=True, exist_ok=True)
+    if study.ground_truth is not None:
+        write_atomically(study.folder / GROUND_TRUTH_NAME, (json.dumps(study.ground_truth) + "\n").encode())
     write_atomically(study.folder / PLAN_NAME, (json.dumps(study.plan, indent=1) + "\n").encode())

@@ -181,6 +181,9 @@ def _read_categories(rows: list[Any], problems: _Problems) -> tuple[list[str], d
     return [names[key] for key in ordered], {key: n for n, key in enumerate(ordered)}
 
 
+IMAGE_KEYS = ("id", "file_name", "width", "height")
+
+
 def _read_images(rows: list[Any], images_dir: Path, problems: _Problems) -> dict[Any, ImageRecord]:
     records: dict[Any, ImageRecord] = {}
     for row in rows:
@@ -202,7 +205,10 @@ def _read_images(rows: list[Any], images_dir: Path, problems: _Problems) -> dict
         if not path.is_file():
             problems.add(f"an image file must exist in {images_dir}", file_name)
             continue
-        records[row["id"]] = ImageRecord(row["id"], file_name, path, int(row["width"]), int(row["height"]))
+        more = {
+            key: value for key, value in row.items() if key not in IMAGE_KEYS and isinstance(value, (str, int, float))
+        }
+        records[row["id"]] = ImageRecord(row["id"], file_name, path, int(row["width"]), int(row["height"]), more)
     return records
 
 

@@ -46,6 +46,7 @@ class ImageRecord:
     path: Path
     width: int
     height: int
+    more: dict[str, Any] = field(default_factory=dict)  # other numbers and texts of it, e.g. the sequence it belongs to
 
 
 @dataclass
@@ -313,7 +314,7 @@ def coco_ground_truth(split: Split) -> dict[str, Any]:
     return {
         "info": {},
         "images": [
-            {"id": n + 1, "file_name": record.file_name, "width": record.width, "height": record.height}
+            {**record.more, "id": n + 1, "file_name": record.file_name, "width": record.width, "height": record.height}
             for n, record in enumerate(split.images)
         ],
         "annotations": annotations,

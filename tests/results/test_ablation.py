@@ -81,12 +81,45 @@ def test_a_row_a_step_in_the_chains_order_by_the_last_epoch(chain: Path) -> None
     assert base["train_minutes"] == pytest.approx(2 * 1.5 / 60)
 
 
-def test_delta_pairs_the_seeds_that_both_steps_have(chain: Path) -> None:
+def test_delta_is_the_two_way_models_and_names_missing_seeds(chain: Path) -> None:
+    """Least squares by hand: five cells, three steps, two seeds, one degree of freedom.
+
+    base and +giou have both seeds, so their mean gap is ((.13 - .10) + (.15 - .14)) / 2 = .02, and the seeds differ by
+    the mean of .04 and .02: .03. +deep_heads has seed 1 alone: .12 minus +giou at seed 1, which the model has at the mean
+    .14 plus half of .03.
+    """
     base, giou, deep = rows_of(chain)
     assert math.isnan(base["delta"])
-    assert giou["delta"] == pytest.approx(((0.13 - 0.10) + (0.15 - 0.14)) / 2)
-    assert deep["delta"] == pytest.approx(0.12 - 0.15), "seed 1 alone"
+    assert (giou["delta"], deep["delta"]) == (pytest.approx(0.02), pytest.approx(0.12 - 0.155))
+    # residuals are +-.005 in four cells: variance 4 x 25e-6 / 1; the gap's error sqrt(1e-4 x 2 / 2) = .01; t(1) = 12.706
+    assert (giou["delta_low"], giou["delta_high"]) == (
+        pytest.approx(0.02 - 0.12706, abs=1e-5),
+        pytest.approx(0.14706, abs=1e-5),
+    )
+    assert (giou["seeds_missing"], deep["seeds_missing"]) == ("", "0")
+    assert giou["p_holm"] > 0.05
+    assert giou["detectable"] > 0.1
     assert math.isnan(deep["mAP_sd"])
+
+
+def test_the_caption_tells_what_intervals_cover_and_what_could_have_been_found(chain: Path) -> None:
+    plan = read_plan(chain)
+    told = caption(plan, StudyState.of_plan(plan, read_journal(chain / "journal.jsonl")))
+    assert "95 % interval over seeds, not over images" in told
+    assert "corrected for 2 differences" in told
+    assert "missing seeds: 0" in told
+
+
+def test_one_seed_stands_without_intervals(chain: Path) -> None:
+    lines = [json.loads(line) for line in (chain / "journal.jsonl").read_text().splitlines()]
+    alone = {r["trial"] for r in lines if r["event"] == "trial_created" and r["seed"] == 1}
+    kept = [line for line in lines if line.get("trial") in alone or "trial" not in line]
+    plan = read_plan(chain)
+    state = StudyState.of_plan(plan, kept)
+    rows = ablation_rows(plan, state)
+    assert rows[1]["delta"] == pytest.approx(0.01)
+    assert math.isnan(rows[1]["delta_low"])
+    assert "one seed a step allows no interval" in caption(plan, state)
 
 
 def test_the_report_writes_the_table_three_times_and_counts_trainings(chain: Path) -> None:
