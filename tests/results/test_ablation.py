@@ -13,51 +13,7 @@ from results.ablation import ablation_rows, as_latex, caption
 from results.records import read_journal, read_plan
 from results.report import write_results
 from results.state import StudyState
-from tests.results.conftest import BASE, Story
-
-STEPS: list[dict[str, Any]] = [
-    {"name": "base", "about": "", "changes": {}, "values": {},
-     "reported": {"mAP": 0.04, "ms_per_batch": 130.0, "parameters": 2_590_880}},
-    {"name": "+giou", "about": "", "changes": {"box_loss": "giou"}, "values": {"box_loss": "giou"},
-     "reported": {"mAP": None, "ms_per_batch": None, "parameters": None}},
-    {"name": "+deep_heads", "about": "", "changes": {"head_depth": 4}, "values": {"box_loss": "giou", "head_depth": 4},
-     "reported": {"mAP": 0.05, "ms_per_batch": 396.0, "parameters": 45_736_288}},
-]  # fmt: skip
-# Last epochs by (step, seed). The best epoch, the first, is higher: the table must not pick it.
-SCORES = {("base", 0): 0.10, ("base", 1): 0.14, ("+giou", 0): 0.13, ("+giou", 1): 0.15, ("+deep_heads", 1): 0.12}
-
-
-@pytest.fixture
-def chain(story: Story) -> Path:
-    plan = read_plan(story.folder)
-    plan |= {
-        "kind": "ablation",
-        "steps": STEPS,
-        "levels": [2],
-        "epochs": 2,
-        "trials": 6,
-        "scheduler": "none",
-        "sampler": "chain",
-    }
-    (story.folder / "study.json").write_text(json.dumps(plan))
-    story.add(
-        "session_started", 1.0, started=0.0, resumed=False, slots=1, threads=1, device="CPU", trials=6, max_hours=None
-    )
-    values = {step["name"]: step["values"] for step in STEPS}
-    for (step, seed), score in SCORES.items():
-        trial = f"{step}{seed}"
-        story.create(trial, values[step], 2.0, role="ablation", seed=seed)
-        story.records[-1]["step"] = step
-        story.train(trial, [score + 0.05, score], 1, 2.0, to=2)
-    story.create("late", values["+deep_heads"], 20.0, role="ablation", seed=0)
-    story.records[-1]["step"] = "+deep_heads"
-    story.train("late", [0.9], 1, 20.0, outcome="interrupted", to=2)
-    story.add(
-        "step_profiled", 30.0, step="+giou", trainable_parameters=1234, ms_per_batch=20.5, images_per_s=390.0, batch_size=8,
-        device="cpu, 2 threads",
-    )  # fmt: skip
-    story.add("study_ended", 31.0, reason="interrupted")
-    return story.write()
+from tests.results.conftest import BASE, STEPS
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

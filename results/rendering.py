@@ -1,0 +1,80 @@
+"""A view as Markdown, CSV, LaTeX (booktabs), a terminal's table (rich) or HTML."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from results.tables import as_csv
+from results.views import View
+
+FORMATS = ("md", "csv", "latex")
+TEX_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def render(view: View, kind: str) -> str:
+    """The view as text of one of FORMATS."""
+    return {"md": as_markdown, "csv": lambda v: as_csv(v.rows), "latex": as_latex}[kind](view)
+
+
+def as_markdown(view: View) -> str:
+    """A Markdown table, the best in bold, the caption under it."""
+    lines = ["| " + " | ".join(view.columns) + " |"]
+    lines.append("|" + "|".join("---" if name in view.texts else "---:" for name in view.columns) + "|")
+    for n, cells in enumerate(view.cells()):
+        told = [f"**{cell}**" if n in view.bold and cell not in ("", "-") else cell for cell in cells]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in told) + " |")
+    return "\n".join(lines) + f"\n\n{view.caption}.\n"
+
+
+def as_latex(view: View) -> str:
+    """A LaTeX table for the package booktabs, the best in bold."""
+    kinds = "".join("l" if name in view.texts else "r" for name in view.columns)
+    lines = [
+        r"\begin{table}", r"\centering", rf"\caption{{{tex(view.caption)}.}}", rf"\label{{tab:{view.name}}}",
+        rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", " & ".join(tex(name) for name in view.columns) + r" \\", r"\midrule",
+    ]  # fmt: skip
+    for n, cells in enumerate(view.cells()):
+        told = [rf"\textbf{{{tex(cell)}}}" if n in view.bold else tex(cell) for cell in cells]
+        lines.append(" & ".join(told) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX reads it as text."""
+    return "".join(TEX_SPECIAL.get(character, character) for character in text)
+
+
+def as_rich(view: View) -> Any:
+    """A table for the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        title=view.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=escape(view.caption + "."),
+        caption_justify="left",
+    )  # fmt: skip
+    for name in view.columns:
+        table.add_column(
+            name, justify="left" if name in view.texts else "right", no_wrap=name != "differs from the base"
+        )
+    for n, cells in enumerate(view.cells()):
+        table.add_row(*map(escape, cells), style="bold" if n in view.bold else None)
+    return table
+
+
+def as_html(view: View) -> str:
+    """A table of a page, with its caption."""
+    head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in view.columns)
+    body = []
+    for n, cells in enumerate(view.cells()):
+        told = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        body.append(f"<tr{' class=best' if n in view.bold else ''}>{told}</tr>")
+    return (
+        f"<div class=scroll><table><caption>{html.escape(view.caption)}.</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )

@@ -1,0 +1,354 @@
+"""The tables that people read: ranking, steps, classes, sizes and cost, each with a caption that says what it rests on.
+
+A view holds raw values (what CSV gets) and how each column is told (Markdown, LaTeX, terminal and page). Two sources of
+variance, seeds and validation images: a column with an interval says in its heading which one it covers.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from results.ablation import ablation_rows, caption
+from results.evidence import groups_of, matches_of, read_ground_truth
+from results.matching import Matches
+from results.resampling import CONFIDENCE, REPLICATES, draw_weights, mAP_interval
+from results.state import StudyState, Trial
+from results.statistics import differences, mean_interval
+from results.tables import Row, configurations, show
+from results.tables import differences as differs
+
+TOP = 8  # configurations of which everything is told
+LEAST_DECIMALS, MOST_DECIMALS = 2, 4
+SIZES = ("AP_small", "AP_medium", "AP_large")
+
+Tell = Callable[[Row], str]
+
+
+@dataclass(frozen=True)
+class View:
+    """A table: raw rows, and by heading how a row is told."""
+
+    name: str
+    title: str
+    rows: list[Row]
+    columns: Mapping[str, Tell]
+    caption: str
+    bold: frozenset[int] = frozenset()  # rows that are best
+    texts: frozenset[str] = field(default_factory=frozenset)  # headings of columns that are words
+
+    def cells(self) -> list[list[str]]:
+        """The told cells, row by row."""
+        return [[tell(row) for tell in self.columns.values()] for row in self.rows]
+
+
+@dataclass
+class Evidence:
+    """A study with what its numbers rest on, read once for all views."""
+
+    folder: Path
+    plan: dict[str, Any]
+    state: StudyState
+    group_by: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.ground_truth = read_ground_truth(self.folder)
+        self.groups = groups_of(self.ground_truth, self.group_by) if self.ground_truth else None
+        self._matches: dict[str, Matches | None] = {}
+
+    def matches(self, trial: str) -> Matches | None:
+        """A trial's detections against the ground truth; None where the study has not kept them."""
+        if trial not in self._matches:
+            self._matches[trial] = matches_of(self.folder, self.ground_truth, trial) if self.ground_truth else None
+        return self._matches[trial]
+
+    def image_interval(self, trial: str) -> tuple[float, float]:
+        """95 % of a trial's mAP over validation images; NaN without matches."""
+        found = self.matches(trial)
+        if found is None:
+            return math.nan, math.nan
+        interval = mAP_interval(found, self.groups, seed=self.seed)
+        return interval.low, interval.high
+
+    def about_images(self) -> str:
+        """What an interval over images was drawn from."""
+        units = f"groups of images by {self.group_by}" if self.group_by else "images"
+        return f"{REPLICATES} bootstrap samples of the {self.plan['dataset']['val_images']} validation {units}"
+
+
+def views(evidence: Evidence) -> list[View]:
+    """Every table that a study has."""
+    made = [steps_view(evidence)] if "steps" in evidence.plan else [ranking_view(evidence)]
+    return [*made, classes_view(evidence), sizes_view(evidence), cost_view(evidence)]
+
+
+def interval_decimals(low: float, high: float) -> int:
+    """Decimals that an interval supports: two digits of its half width."""
+    half = (high - low) / 2
+    if math.isnan(half) or half <= 0:
+        return 3
+    return min(MOST_DECIMALS, max(LEAST_DECIMALS, 1 - math.floor(math.log10(half))))
+
+
+def number(value: float, low: float = math.nan, high: float = math.nan, signed: bool = False) -> str:
+    """A score rounded to what its interval supports; "-" for none."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:{'+' if signed else ''}.{interval_decimals(low, high)}f}"
+
+
+def interval(low: float, high: float, signed: bool = False) -> str:
+    """An interval as text; "-" for none."""
+    if math.isnan(low) or math.isnan(high):
+        return "-"
+    decimals, sign = interval_decimals(low, high), "+" if signed else ""
+    return f"{low:{sign}.{decimals}f} .. {high:{sign}.{decimals}f}"
+
+
+def ranking_view(evidence: Evidence) -> View:
+    """Configurations, best first, with intervals over fresh seeds and over images; who is not told apart from the best."""
+    state, metric = evidence.state, evidence.state.metric
+    mean = f"{metric}_mean"
+    fresh = _fresh_scores(state)
+    rows = []
+    for position, row in enumerate(configurations(state)[:TOP], 1):
+        scores = list(fresh.get(row["config"], {}).values())
+        seeds = mean_interval(scores)
+        images = evidence.image_interval(row["trial"]) if metric == "mAP" else (math.nan, math.nan)
+        trial = state.trials[row["trial"]]
+        rows.append(
+            {
+                "rank": position,
+                **{name: row[name] for name in ("config", "trial", "n", mean, f"{metric}_sd")},
+                "seeds_low": seeds[0],
+                "seeds_high": seeds[1],
+                "images_low": images[0],
+                "images_high": images[1],
+                "best_rung": row["best_rung"],
+                "optimism": row["optimism"],
+                "not_told_apart": False,
+                "differs": ", ".join(f"{name}={show(value)}" for name, value in differs(state, trial).items())
+                or "base",
+            }
+        )
+    _mark_not_told_apart(rows, fresh)
+    columns: dict[str, Tell] = {
+        "rank": lambda r: f"{r['rank']}{'=' if r['not_told_apart'] else ''}",
+        "config": lambda r: r["config"],
+        "n": lambda r: str(r["n"]),
+        metric: lambda r: number(r[mean], *_narrower(r)),
+    }
+    if any(not math.isnan(row["seeds_low"]) for row in rows):
+        columns["95 % over seeds"] = lambda r: interval(r["seeds_low"], r["seeds_high"])
+    if any(not math.isnan(row["images_low"]) for row in rows):
+        columns["95 % over images"] = lambda r: interval(r["images_low"], r["images_high"])
+    if any(not math.isnan(row["optimism"]) for row in rows):
+        columns["optimism"] = lambda r: number(r["optimism"], signed=True)
+    columns |= {"epochs": lambda r: str(r["best_rung"]), "differs from the base": lambda r: r["differs"]}
+    return View(
+        "ranking", "configurations, best first", rows, columns, _ranking_caption(evidence, rows, fresh), frozenset({0}),
+        frozenset({"config", "differs from the base"}),
+    )  # fmt: skip
+
+
+def _narrower(row: Row) -> tuple[float, float]:
+    """The interval that a mean is rounded to: over seeds where there is one, else over images."""
+    return (
+        (row["images_low"], row["images_high"])
+        if math.isnan(row["seeds_low"])
+        else (row["seeds_low"], row["seeds_high"])
+    )
+
+
+def _fresh_scores(state: StudyState) -> dict[str, dict[int, float]]:
+    """Scores by configuration and fresh seed."""
+    scores: dict[str, dict[int, float]] = {}
+    for trial in state.with_role("final"):
+        score = trial.ranked_score(state.metric)
+        if trial.outcome == "finished" and not math.isnan(score):
+            scores.setdefault(trial.config_hash, {})[trial.seed] = score
+    return scores
+
+
+def _mark_not_told_apart(rows: list[Row], fresh: dict[str, dict[int, float]]) -> None:
+    """Marks the rows whose difference from the first, over fresh seeds, could be chance."""
+    if not rows or rows[0]["config"] not in fresh:
+        return
+    first = rows[0]["config"]
+    found = {d.step: d for d in differences(fresh, [(r["config"], first) for r in rows[1:] if r["config"] in fresh])}
+    for row in rows[1:]:
+        difference = found.get(row["config"])
+        row["not_told_apart"] = difference is not None and not difference.significant
+
+
+def _ranking_caption(evidence: Evidence, rows: list[Row], fresh: dict[str, dict[int, float]]) -> str:
+    plan, state = evidence.plan, evidence.state
+    told = [
+        f"{state.metric} on {plan['dataset']['val_images']} images of {plan['dataset']['name']} "
+        f"({plan['dataset']['fingerprint']}); rungs {', '.join(map(str, state.levels))} {plan.get('budget_unit', 'epochs')}"
+    ]
+    if fresh:
+        told.append(
+            "n fresh seeds; optimism: the search's score minus their mean; =: not told apart from the first (two-way model, "
+            "Holm, 5 %)"
+        )
+    else:
+        told.append("one seed each, the one that they were picked by, so that the first is flattered: --seeds-final 3")
+    if any(not math.isnan(row["images_low"]) for row in rows):
+        told.append(f"over images: {evidence.about_images()}, of the trial with the highest score")
+    return "; ".join(told)
+
+
+def steps_view(evidence: Evidence) -> View:
+    """An ablation's steps, with what each is worth over the one above."""
+    rows = ablation_rows(evidence.plan, evidence.state)
+    reported = any(row["report_mAP"] is not None for row in rows)
+    columns: dict[str, Tell] = {
+        "step": lambda r: r["step"],
+        "changed": lambda r: r["changed"],
+        "parameters": lambda r: f"{r['parameters']:,}" if r["parameters"] else "-",
+        "n": lambda r: str(r["n"]) + (" (lacks " + r["seeds_missing"] + ")" if r["seeds_missing"] else ""),
+        "mAP": lambda r: number(r["mAP_mean"], r["delta_low"], r["delta_high"]),
+        "sd": lambda r: number(r["mAP_sd"]),
+        "delta": lambda r: number(r["delta"], r["delta_low"], r["delta_high"], signed=True) + star(r["p_holm"]),
+        "95 % over seeds": lambda r: interval(r["delta_low"], r["delta_high"], signed=True),
+        "p (Holm)": lambda r: p_value(r["p_holm"]),
+        "AP50": lambda r: number(r["AP50"]),
+        "ms/batch": lambda r: "-" if r["ms_per_batch"] is None else f"{r['ms_per_batch']:.0f}",
+        "min": lambda r: "-" if math.isnan(r["train_minutes"]) else f"{r['train_minutes']:.1f}",
+        **({"report": lambda r: show(r["report_mAP"])} if reported else {}),
+    }
+    best = _best(rows, "mAP_mean")
+    legend = "*: p <= 0.05, **: p <= 0.01, ***: p <= 0.001 after Holm"
+    return View(
+        "ablation", "steps, each on top of the one above", rows, columns,
+        f"{caption(evidence.plan, evidence.state)}. {legend}", best, frozenset({"step", "changed"}),
+    )  # fmt: skip
+
+
+def p_value(p: float) -> str:
+    """A p-value with three decimals."""
+    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def star(p: float) -> str:
+    """The mark of a corrected p-value."""
+    return "" if math.isnan(p) or p > 0.05 else "*" if p > 0.01 else "**" if p > 0.001 else "***"
+
+
+def _best(rows: Sequence[Row], name: str) -> frozenset[int]:
+    scored = [(row[name], -n) for n, row in enumerate(rows) if not math.isnan(row[name])]
+    return frozenset({-max(scored)[1]}) if scored else frozenset()
+
+
+def compared_trials(evidence: Evidence) -> dict[str, Trial]:
+    """The trials that stand beside each other by class and size: base and best, or an ablation's steps (first seeds)."""
+    state = evidence.state
+    if "steps" in evidence.plan:
+        firsts: dict[str, Trial] = {}
+        for trial in state.with_role("ablation"):
+            if trial.outcome == "finished":
+                firsts.setdefault(trial.step, trial)
+        return firsts
+    best, base = state.best_trial(), next(iter(state.trials.values()), None)
+    told = {"base": base, "best": best}
+    return {name: t for name, t in told.items() if t is not None and t.ranked_epoch(state.metric) is not None}
+
+
+def classes_view(evidence: Evidence) -> View:
+    """AP by class of base and best, the best's with its interval over images."""
+    trials, best = compared_trials(evidence), evidence.state.best_trial()
+    found = evidence.matches(best.id) if best is not None and "best" in trials else None
+    spread: dict[str, tuple[float, float]] = {}
+    counts: dict[str, int] = {}
+    if found is not None:
+        units = list(range(found.num_images)) if evidence.groups is None else list(evidence.groups)
+        drawn = found.per_class(draw_weights(units, REPLICATES, evidence.seed))
+        tail = 100 * (1 - CONFIDENCE) / 2
+        for k, name in enumerate(found.class_names):
+            there = drawn[:, k][~np.isnan(drawn[:, k])]
+            spread[name] = tuple(np.percentile(there, [tail, 100 - tail])) if len(there) > 1 else (math.nan, math.nan)
+            counts[name] = int(found.classes[k].boxes.sum())
+    rows: list[Row] = []
+    for name in evidence.plan["dataset"]["classes"]:
+        row: Row = {"class": name, "boxes": counts.get(name)}
+        for label, trial in trials.items():
+            row[label] = trial.score(f"class:{name}", _epoch(evidence, trial))
+        low, high = spread.get(name, (math.nan, math.nan))
+        rows.append({**row, "images_low": low, "images_high": high})
+    columns: dict[str, Tell] = {"class": lambda r: r["class"]}
+    if counts:
+        columns["boxes"] = lambda r: str(r["boxes"])
+    columns |= {label: _teller(label) for label in trials}
+    if spread:
+        columns["best, 95 % over images"] = lambda r: interval(r["images_low"], r["images_high"])
+    told = f"AP at the ranked epoch on {evidence.plan['dataset']['val_images']} images ({evidence.plan['dataset']['fingerprint']}); "
+    told += ", ".join(f"{label}: trial {trial.id} after {trial.last_epoch} epochs" for label, trial in trials.items())
+    told += f"; {evidence.about_images()}" if spread else ""
+    return View("classes", "AP by class", rows, columns, told, frozenset(), frozenset({"class"}))
+
+
+def sizes_view(evidence: Evidence) -> View:
+    """AP by size of what `compared_trials` names."""
+    small, medium = evidence.plan["dataset"]["area_ranges_px"]
+    rows: list[Row] = [
+        {"what": label, "trial": trial.id, "epochs": trial.last_epoch}
+        | {name: trial.score(name, _epoch(evidence, trial)) for name in ("mAP", *SIZES)}
+        for label, trial in compared_trials(evidence).items()
+    ]
+    columns: dict[str, Tell] = {"": lambda r: r["what"], "epochs": lambda r: str(r["epochs"])}
+    columns |= {name: _teller(name) for name in ("mAP", *SIZES)}
+    told = f"small: a box of less than {small:g} x {small:g} pixels, medium: less than {medium:g} x {medium:g}, large: the rest"
+    return View("sizes", "AP by size", rows, columns, told, _best(rows, "mAP"), frozenset({""}))
+
+
+def cost_view(evidence: Evidence) -> View:
+    """What the best configurations cost to train, and what was measured of them."""
+    state = evidence.state
+    measured = [name for name in evidence.plan.get("objectives", []) if name != state.metric]
+    rows: list[Row] = []
+    for row in configurations(state)[:TOP]:
+        trials = [t for t in state.trials.values() if t.config_hash == row["config"] and t.epochs]
+        seconds = [record["seconds"] for t in trials for record in t.epochs.values() if not record.get("taken_over")]
+        if not trials:
+            continue
+        own = state.trials[row["trial"]]
+        costs = {name: own.score(name, own.last_epoch) if own.epochs else math.nan for name in measured}
+        rows.append(
+            {
+                "config": row["config"],
+                state.metric: row[f"{state.metric}_mean"],
+                "seconds_per_epoch": statistics.median(seconds) if seconds else math.nan,
+                "epochs": sum(len(t.epochs) for t in trials),
+                "minutes": sum(seconds) / 60,
+                **costs,
+            }
+        )
+    columns: dict[str, Tell] = {
+        "config": lambda r: r["config"],
+        state.metric: _teller(state.metric),
+        "s/epoch": lambda r: show(r["seconds_per_epoch"]),
+        "epochs": lambda r: str(r["epochs"]),
+        "minutes": lambda r: f"{r['minutes']:.1f}",
+        **{name: _teller(name) for name in measured},
+    }
+    told = "seconds per epoch: the median over its epochs; minutes: all its trials, inside training and evaluation"
+    return View("cost", "what it cost", rows, columns, told, frozenset(), frozenset({"config"}))
+
+
+def _epoch(evidence: Evidence, trial: Trial) -> int:
+    """The epoch that is told of a trial: the ranked one, of an ablation's step the last."""
+    return (
+        trial.last_epoch if "steps" in evidence.plan else trial.ranked_epoch(evidence.state.metric) or trial.last_epoch
+    )
+
+
+def _teller(name: str) -> Tell:
+    return lambda row: show(row[name])

@@ -1,0 +1,202 @@
+"""The tables that people read: what stands in them, how it is rounded, and each form they are written in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from results.records import GROUND_TRUTH_NAME
+from results.rendering import as_html, as_latex, as_markdown, as_rich, render
+from results.table import main, open_evidence
+from results.views import interval, interval_decimals, number, p_value, star, views
+from tests.results.conftest import Story
+from tests.results.test_matching import scene
+
+NAN = math.nan
+
+
+@pytest.fixture
+def seen(study: Path) -> Path:
+    """The hand-written study with ground truth and the best trial's detections: 16 images, two classes."""
+    truth, found = scene(0, images=16, classes=2)
+    truth["categories"] = [{"id": 1, "name": "car"}, {"id": 2, "name": "tram"}]
+    for row in truth["images"]:
+        row |= {"file_name": f"{row['id']}.png", "sequence": row["id"] // 4}
+    (study / GROUND_TRUTH_NAME).write_text(json.dumps(truth))
+    for trial in ("best0002", "base0001"):
+        (study / "trials" / trial).mkdir(parents=True)
+        (study / "trials" / trial / "detections.json").write_text(json.dumps(found))
+    return study
+
+
+@pytest.fixture
+def finals(study: Path, story: Story) -> Path:
+    """The same with three fresh seeds of the best and of the base."""
+    story.records = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()][:-1]
+    for seed in (1, 2, 3):
+        for trial, values, score in (("b", {"lr": 2e-3, "box_loss": "giou"}, 0.38), ("a", {}, 0.38)):
+            name = f"{trial}{seed}"
+            story.create(name, values, 1030.0, role="final", seed=seed)
+            story.records[-1]["to_epoch"] = 9
+            story.train(name, [score + 0.01 * seed * (1 if trial == "b" else -1)], 9, 1030.0, to=9)
+    story.add("study_ended", 1040.0, reason="done")
+    return story.write()
+
+
+class TestRounding:
+    @pytest.mark.parametrize(
+        ("low", "high", "decimals"),
+        [(0.2, 0.4, 2), (0.30, 0.326, 3), (0.3, 0.306, 4), (0.3, 0.30001, 4), (0.1, 0.9, 2), (NAN, NAN, 3)],
+    )
+    def test_two_digits_of_the_half_width(self, low: float, high: float, decimals: int) -> None:
+        assert interval_decimals(low, high) == decimals
+
+    def test_numbers_and_intervals(self) -> None:
+        assert number(0.31234, 0.2, 0.4) == "0.31"
+        assert number(0.01234, signed=True) == "+0.012"
+        assert number(NAN) == "-"
+        assert interval(-0.012, 0.034, signed=True) == "-0.012 .. +0.034"
+        assert interval(NAN, 0.1) == "-"
+
+    def test_stars_and_p(self) -> None:
+        assert [star(p) for p in (0.06, 0.05, 0.01, 0.001, NAN)] == ["", "*", "**", "***", ""]
+        assert [p_value(p) for p in (0.0004, 0.001, 0.5, NAN)] == ["<0.001", "0.001", "0.500", "-"]
+
+
+class TestRanking:
+    def test_one_seed_each_is_told_as_what_it_is(self, study: Path) -> None:
+        ranking = views(open_evidence(study))[0]
+        assert ranking.rows[0]["config"] == ranking.cells()[0][1]
+        assert "95 % over seeds" not in ranking.columns
+        assert "95 % over images" not in ranking.columns
+        assert "the first is flattered" in ranking.caption
+        assert "0123456789abcdef" in ranking.caption
+
+    def test_with_matches_it_has_an_interval_over_images(self, seen: Path) -> None:
+        ranking = views(open_evidence(seen))[0]
+        first = ranking.rows[0]
+        assert first["images_low"] < first["images_high"]
+        assert "bootstrap samples of the 16 validation images" in ranking.caption
+        assert ranking.cells()[2][list(ranking.columns).index("95 % over images")] == "-", (
+            "nothing was kept of that trial"
+        )
+
+    def test_images_may_be_drawn_by_sequence(self, seen: Path) -> None:
+        by_image = views(open_evidence(seen))[0].rows[0]
+        by_sequence = views(open_evidence(seen, "sequence"))[0]
+        assert by_sequence.rows[0]["images_low"] != by_image["images_low"]
+        assert "groups of images by sequence" in by_sequence.caption
+
+    def test_fresh_seeds_rank_with_their_interval_and_who_is_not_told_apart(self, finals: Path) -> None:
+        ranking = views(open_evidence(finals))[0]
+        first, second = ranking.rows[:2]
+        # b: .39 .40 .41, mean .40, interval .40 +- 4.3027 x .01 / sqrt(3)
+        assert (first["mAP_mean"], first["seeds_low"]) == (
+            pytest.approx(0.40),
+            pytest.approx(0.40 - 0.024841, abs=1e-6),
+        )
+        assert first["optimism"] == pytest.approx(0.42 - 0.40)
+        assert second["mAP_mean"] == pytest.approx(0.36)
+        assert second["not_told_apart"], "gaps .02 .04 .06: t = 3.46 on 2 degrees of freedom, p = .074"
+        assert ranking.cells()[1][0] == "2="
+        assert "not told apart from the first" in ranking.caption
+
+
+class TestOthers:
+    def test_classes_have_their_boxes_and_the_bests_interval(self, seen: Path) -> None:
+        classes = next(view for view in views(open_evidence(seen)) if view.name == "classes")
+        car = classes.rows[0]
+        assert (car["class"], car["base"], car["best"]) == ("car", 0.30, 0.42)
+        assert car["boxes"] > 0
+        assert car["images_low"] < car["images_high"]
+        assert classes.cells()[1][classes_column(classes.columns, "best")] == "-", "COCO's -1 is no score"
+
+    def test_cost_counts_every_epoch_of_a_configuration(self, study: Path) -> None:
+        cost = next(view for view in views(open_evidence(study)) if view.name == "cost")
+        assert (cost.rows[0]["epochs"], cost.rows[0]["seconds_per_epoch"]) == (9, 2.0)
+        assert cost.rows[0]["minutes"] == pytest.approx(18 / 60)
+
+    def test_sizes_say_what_small_is(self, study: Path) -> None:
+        sizes = next(view for view in views(open_evidence(study)) if view.name == "sizes")
+        assert "less than 32 x 32 pixels" in sizes.caption
+        assert [row["what"] for row in sizes.rows] == ["base", "best"]
+
+    def test_an_ablation_has_steps_for_a_ranking(self, chain: Path) -> None:
+        found = views(open_evidence(chain))
+        assert [view.name for view in found] == ["ablation", "classes", "sizes", "cost"]
+        steps = found[0]
+        assert steps.bold == frozenset({1})
+        assert steps.cells()[2][list(steps.columns).index("n")] == "1 (lacks 0)"
+        assert "after Holm" in steps.caption
+
+
+def classes_column(columns: object, name: str) -> int:
+    return list(columns).index(name)  # type: ignore[call-overload]
+
+
+class TestForms:
+    def test_markdown_has_the_best_in_bold_and_the_caption(self, study: Path) -> None:
+        ranking = views(open_evidence(study))[0]
+        lines = as_markdown(ranking).splitlines()
+        assert len({line.count("|") for line in lines[: 2 + len(ranking.rows)]}) == 1
+        assert lines[2].startswith("| **1** |")
+        assert lines[-1] == ranking.caption + "."
+
+    def test_csv_is_the_raw_rows(self, study: Path) -> None:
+        ranking = views(open_evidence(study))[0]
+        rows = list(csv.DictReader(io.StringIO(render(ranking, "csv"))))
+        assert [float(row["mAP_mean"]) for row in rows[:2]] == [0.42, 0.30]
+
+    def test_latex_is_booktabs_and_escaped(self, chain: Path) -> None:
+        text = as_latex(views(open_evidence(chain))[0])
+        assert r"\toprule" in text
+        assert r"+deep\_heads" in text
+        assert r"95 \%" in text
+        body = text.split(r"\midrule")[1]
+        assert body.count(r"\textbf{+giou}") == 1
+
+    def test_html_escapes_what_users_named(self, study: Path) -> None:
+        text = as_html(views(open_evidence(study))[0])
+        assert "<b>&</b>" not in text
+        assert "hand-made &lt;b&gt;" in text
+
+    def test_the_terminal_shows_every_cell(self, study: Path) -> None:
+        from rich.console import Console
+
+        console = Console(width=200, record=True, file=io.StringIO())
+        ranking = views(open_evidence(study))[0]
+        console.print(as_rich(ranking))
+        text = console.export_text()
+        assert all(cell in text for row in ranking.cells() for cell in row)
+
+
+class TestCommand:
+    def test_prints_one_table_or_all(self, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        main([str(study), "--as", "md"])
+        assert capsys.readouterr().out.count("\n|---") == 4
+        main([str(study), "--as", "latex", "--table", "cost"])
+        assert capsys.readouterr().out.count(r"\begin{table}") == 1
+        main([str(study), "--as", "csv"])
+        assert capsys.readouterr().out.startswith("rank,config,")
+        main([str(study)])
+        assert "configurations, best first" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (["--table", "ablation"], "this study has ranking, classes, sizes, cost"),
+            (["--group-by", "sequence"], "from before studies kept their ground truth"),
+        ],
+    )
+    def test_a_users_mistake_exits_with_2(
+        self, study: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main([str(study), *options])
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err
