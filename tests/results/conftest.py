@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from detector.config import DetectorConfig
-from results.records import read_plan
+from results.records import GROUND_TRUTH_NAME, read_plan
 from spaces.distributions import Choice, Float
 from spaces.space import Budget, ResolvedSpace
+from tests.results.scenes import scene
 
 LEVELS = [1, 3, 9]
 BASE = DetectorConfig(schedule_epochs=9)
@@ -201,4 +202,32 @@ def chain(story: Story) -> Path:
         device="cpu, 2 threads",
     )  # fmt: skip
     story.add("study_ended", 31.0, reason="interrupted")
+    return story.write()
+
+
+@pytest.fixture
+def seen(study: Path) -> Path:
+    """The hand-written study with ground truth and the best trial's detections: 16 images, two classes."""
+    truth, found = scene(0, images=16, classes=2)
+    truth["categories"] = [{"id": 1, "name": "car"}, {"id": 2, "name": "tram"}]
+    for row in truth["images"]:
+        row |= {"file_name": f"{row['id']}.png", "sequence": row["id"] // 4}
+    (study / GROUND_TRUTH_NAME).write_text(json.dumps(truth))
+    for trial in ("best0002", "base0001"):
+        (study / "trials" / trial).mkdir(parents=True)
+        (study / "trials" / trial / "detections.json").write_text(json.dumps(found))
+    return study
+
+
+@pytest.fixture
+def finals(study: Path, story: Story) -> Path:
+    """The same with three fresh seeds of the best and of the base."""
+    story.records = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()][:-1]
+    for seed in (1, 2, 3):
+        for trial, values, score in (("b", {"lr": 2e-3, "box_loss": "giou"}, 0.38), ("a", {}, 0.38)):
+            name = f"{trial}{seed}"
+            story.create(name, values, 1030.0, role="final", seed=seed)
+            story.records[-1]["to_epoch"] = 9
+            story.train(name, [score + 0.01 * seed * (1 if trial == "b" else -1)], 9, 1030.0, to=9)
+    story.add("study_ended", 1040.0, reason="done")
     return story.write()

@@ -10,7 +10,7 @@ import pytest
 from results import evidence
 from results.evidence import groups_of, matches_of, read_ground_truth
 from results.records import GROUND_TRUTH_NAME, JournalError
-from tests.results.test_matching import scene
+from tests.results.scenes import scene
 
 
 @pytest.fixture

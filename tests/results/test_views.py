@@ -4,48 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 
 import pytest
 
-from results.records import GROUND_TRUTH_NAME
 from results.rendering import as_html, as_latex, as_markdown, as_rich, render
 from results.table import main, open_evidence
 from results.views import interval, interval_decimals, number, p_value, star, views
-from tests.results.conftest import Story
-from tests.results.test_matching import scene
 
 NAN = math.nan
-
-
-@pytest.fixture
-def seen(study: Path) -> Path:
-    """The hand-written study with ground truth and the best trial's detections: 16 images, two classes."""
-    truth, found = scene(0, images=16, classes=2)
-    truth["categories"] = [{"id": 1, "name": "car"}, {"id": 2, "name": "tram"}]
-    for row in truth["images"]:
-        row |= {"file_name": f"{row['id']}.png", "sequence": row["id"] // 4}
-    (study / GROUND_TRUTH_NAME).write_text(json.dumps(truth))
-    for trial in ("best0002", "base0001"):
-        (study / "trials" / trial).mkdir(parents=True)
-        (study / "trials" / trial / "detections.json").write_text(json.dumps(found))
-    return study
-
-
-@pytest.fixture
-def finals(study: Path, story: Story) -> Path:
-    """The same with three fresh seeds of the best and of the base."""
-    story.records = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()][:-1]
-    for seed in (1, 2, 3):
-        for trial, values, score in (("b", {"lr": 2e-3, "box_loss": "giou"}, 0.38), ("a", {}, 0.38)):
-            name = f"{trial}{seed}"
-            story.create(name, values, 1030.0, role="final", seed=seed)
-            story.records[-1]["to_epoch"] = 9
-            story.train(name, [score + 0.01 * seed * (1 if trial == "b" else -1)], 9, 1030.0, to=9)
-    story.add("study_ended", 1040.0, reason="done")
-    return story.write()
 
 
 class TestRounding:
