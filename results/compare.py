@@ -13,11 +13,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from results.records import JournalError
 from results.rendering import FORMATS, as_rich, render
-from results.resampling import CONFIDENCE, REPLICATES, difference_interval, draw_weights
+from results.resampling import CONFIDENCE, class_difference_intervals, difference_interval
 from results.state import Trial
 from results.statistics import paired_difference
 from results.table import open_evidence
@@ -118,15 +116,8 @@ def _classes(a: Evidence, b: Evidence, best: Mapping[str, Trial], alike: bool) -
     spread: dict[str, tuple[float, float]] = {}
     matches = [evidence.matches(best[name].id) for name, evidence in (("A", a), ("B", b))]
     if alike and matches[0] is not None and matches[1] is not None:
-        units = list(range(matches[0].num_images)) if a.groups is None else list(a.groups)
-        weights = draw_weights(units, REPLICATES, a.seed)
-        gaps = matches[1].per_class(weights) - matches[0].per_class(weights)
-        tail = 100 * (1 - CONFIDENCE) / 2
-        for k, name in enumerate(matches[0].class_names):
-            there = gaps[:, k][~np.isnan(gaps[:, k])]
-            if len(there) > 1:
-                low, high = np.percentile(there, [tail, 100 - tail])
-                spread[name] = float(low), float(high)
+        found = class_difference_intervals(matches[1], matches[0], a.groups, a.seed)
+        spread = {name: (gap.low, gap.high) for name, gap in zip(matches[0].class_names, found, strict=True)}
     rows: list[Row] = []
     for name in names:
         row: Row = {"class": name}

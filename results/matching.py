@@ -61,6 +61,20 @@ class Matches:
             classes = [ClassMatches(**{name: arrays[f"{name}_{k}"] for name in fields}) for k in range(len(names))]
             return cls(names, classes, int(arrays["num_images"]))
 
+    def of_images(self, images: np.ndarray) -> Matches:
+        """The matches of some images alone (distinct positions, in rising order), which are counted anew from 0."""
+        new = np.full(self.num_images, ABSENT)
+        new[images] = np.arange(len(images))
+        classes = []
+        for found in self.classes:
+            kept = new[found.image] != ABSENT
+            row, truth = found.row[kept], found.truth[kept]
+            flags = found.matched[:, kept], found.ignored[:, kept]
+            classes.append(
+                ClassMatches(new[found.image[kept]], found.score[kept], row, *flags, truth, found.boxes[images])
+            )
+        return Matches(self.class_names, classes, len(images))
+
     def per_class(self, weights: np.ndarray) -> np.ndarray:
         """AP averaged over IoU thresholds (R, K) where image n counts weights[r, n] times; NaN for a class without a box."""
         return np.stack([average_precision(found, weights).mean(axis=1) for found in self.classes], axis=1)

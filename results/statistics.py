@@ -10,6 +10,7 @@ at three seeds is worth far more than each step's own spread: (K-1)(S-1) degrees
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -164,23 +165,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def minimum_detectable(standard_error: float, degrees_of_freedom: int) -> float:
     """The true difference that a two-sided t test at 5 % finds in 80 % of studies like this one (noncentral t)."""
+    if degrees_of_freedom < 1 or not standard_error > 0:
+        return math.nan
+    return standard_error * _detectable_in_errors(degrees_of_freedom)
+
+
+@functools.cache
+def _detectable_in_errors(degrees_of_freedom: int) -> float:
+    """The same for a standard error of 1."""
     from scipy.optimize import brentq
     from scipy.stats import nct
     from scipy.stats import t as student
 
-    if degrees_of_freedom < 1 or not standard_error > 0:
-        return math.nan
     critical = float(student.ppf(1 - ALPHA / 2, degrees_of_freedom))
 
-    def power(in_errors: float) -> float:
-        wrong_side = float(nct.cdf(-critical, degrees_of_freedom, in_errors))
-        found = float(nct.sf(critical, degrees_of_freedom, in_errors))
+    def power(difference: float) -> float:
+        wrong_side = float(nct.cdf(-critical, degrees_of_freedom, difference))
+        found = float(nct.sf(critical, degrees_of_freedom, difference))
         return found + (0.0 if math.isnan(wrong_side) else wrong_side)  # so far out that scipy gives it up
 
     high = critical
     while power(high) < POWER:
         high *= 1.5
-    return standard_error * float(brentq(lambda ratio: power(ratio) - POWER, 0.0, high))
+    return float(brentq(lambda difference: power(difference) - POWER, 0.0, high))
 
 
 def hedges(degrees_of_freedom: int) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from results.matching import ABSENT, Matches, iou_xywh, match
-from results.resampling import difference_interval, draw_weights, mAP_interval
+from results.resampling import HALVES, class_intervals, difference_interval, draw_halves, draw_weights, mAP_interval
 from tests.results.scenes import scene
 
 
@@ -133,6 +133,15 @@ def test_stored_matches_come_back() -> None:
     assert (back.mAP(weights) == matches.mAP(weights)).all()
 
 
+def test_some_images_alone_are_an_annotation_file_of_them() -> None:
+    truth, found = scene(9)
+    some = np.array([1, 4, 5, 10])
+    kept = {"images": [truth["images"][n] for n in some], "categories": truth["categories"]}
+    rows = [row for row in truth["annotations"] if row["image_id"] - 1 in some]
+    alone = official_mAP({**kept, "annotations": rows}, [row for row in found if row["image_id"] - 1 in some])
+    assert match(truth, found).of_images(some).mAP()[0] == pytest.approx(alone, abs=1e-10)
+
+
 class TestResampling:
     def test_groups_are_drawn_whole(self) -> None:
         weights = draw_weights(["a", "a", "b", "c", "c"], 50, 0)
@@ -145,12 +154,27 @@ class TestResampling:
         found = difference_interval(matches, matches)
         assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
 
-    def test_the_interval_holds_the_value_and_repeats_for_a_seed(self) -> None:
+    def test_the_interval_repeats_for_a_seed_and_is_moved_by_the_bias(self) -> None:
         matches = match(*scene(5, images=40))
         found = mAP_interval(matches, replicates=200, seed=1)
-        assert found.low < found.value < found.high
         assert found == mAP_interval(matches, replicates=200, seed=1)
         assert found.groups == 40
+        drawn = matches.mAP(draw_weights(range(40), 200, 1))
+        halves = matches.mAP(draw_halves(range(40), HALVES, 1))
+        assert found.bias == pytest.approx((halves.mean() - found.value) / (2 ** (2 / 3) - 1))
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        assert found.high - found.low == pytest.approx(high - low)
+        assert found.low - low == pytest.approx(found.value - found.bias - drawn.mean())
+
+    def test_a_half_is_a_half(self) -> None:
+        halves = draw_halves(["a", "a", "b", "c", "d"], 30, 0)
+        assert (halves[:, 0] == halves[:, 1]).all()
+        assert (halves[:, [0, 2, 3, 4]].sum(axis=1) == 2).all()
+
+    def test_a_class_without_a_box_has_no_interval(self) -> None:
+        truth, found = scene(5, classes=2)
+        truth["categories"].append({"id": 3, "name": "none"})
+        assert np.isnan(class_intervals(match(truth, found))[2].low)
 
     def test_images_that_come_in_sequences_make_the_interval_wider(self) -> None:
         """Each image stands four times: by images it looks four times as sure as it is."""
