@@ -147,7 +147,7 @@ def page(name: str, told: dict[str, Any], drawn: dict[str, bytes]) -> str:
         proposed = told["anchors"]["proposed"]
         text = f"Proposed: anchor_sizes {proposed['anchor_sizes']}, anchor_ratios {proposed['anchor_ratios']}, scale 1."
         parts += ["<h2>Which boxes anchors reach</h2>", f"<p>{html.escape(text)}</p>", table(rows)]
-    return page_of(name, parts)
+    return page_of(name, parts, [])
 
 
 def verdict(shifts: list[Shift]) -> str:

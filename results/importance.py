@@ -15,7 +15,7 @@ import numpy as np
 from results.state import StudyState
 from results.tables import varied_fields
 
-SHUFFLES = 999
+SHUFFLES, RESAMPLES = 999, 400
 MIN_TRIALS = 6  # fewer say nothing
 
 
@@ -28,6 +28,8 @@ class Effect:
     chance: float  # how often a random shuffle of the scores reaches this share
     direction: str  # which way is better, in words
     n: int
+    low: float = math.nan  # 95 % of the share over resampled trials (percentile bootstrap)
+    high: float = math.nan
 
 
 def effects(state: StudyState, seed: int = 0) -> list[Effect]:
@@ -52,8 +54,24 @@ def effects(state: StudyState, seed: int = 0) -> list[Effect]:
         for _ in range(SHUFFLES):
             rng.shuffle(shuffled)  # type: ignore[arg-type]
             reached += _share(values, shuffled) >= share - 1e-12
-        found.append(Effect(field, share, (reached + 1) / (SHUFFLES + 1), _direction(values, ranks), len(pairs)))
+        low, high = _spread(values, ranks, random.Random(f"{seed}/{field}"))
+        chance = (reached + 1) / (SHUFFLES + 1)
+        found.append(Effect(field, share, chance, _direction(values, ranks), len(pairs), low, high))
     return sorted(found, key=lambda effect: (effect.chance, -effect.share))
+
+
+def _spread(values: list[Any], ranks: np.ndarray, rng: random.Random) -> tuple[float, float]:
+    """The 95 % interval of a share over trials drawn with replacement; draws in which nothing varies do not count."""
+    shares = []
+    for _ in range(RESAMPLES):
+        drawn = [rng.randrange(len(values)) for _ in values]
+        some = [values[n] for n in drawn]
+        if len({repr(value) for value in some}) > 1:
+            shares.append(_share(some, _ranks([float(ranks[n]) for n in drawn])))
+    if len(shares) < RESAMPLES // 2:
+        return math.nan, math.nan
+    low, high = np.percentile(shares, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _is_numeric(values: list[Any]) -> bool:

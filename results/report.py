@@ -6,10 +6,9 @@ As a command: `python -m results.report runs/<study>`.
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,16 @@ import yaml
 
 from results.ablation import ablation_rows, as_latex, caption
 from results.audit import Audit, audit_of, top_of
+from results.charts import learning_curves
+from results.draw_matplotlib import drawn
+from results.heading import counts
 from results.importance import Effect, effects
-from results.pages import page_of, picture, table
+from results.page import page
 from results.pareto import pareto_front
-from results.plots import write_curves
-from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
-from results.state import STATES, StudyState
-from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, show, summary
-
-ALWAYS_COUNTED = ("finished", "pruned", "failed")
+from results.records import JournalError
+from results.state import StudyState
+from results.table import open_evidence
+from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, summary
 
 
 @dataclass
@@ -47,8 +47,8 @@ def write_results(folder: Path) -> Results:
 
     Raises: JournalError where the folder is no study.
     """
-    plan = read_plan(folder)
-    state = StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME))
+    evidence = open_evidence(folder)
+    plan, state = evidence.plan, evidence.state
     out = folder / "results"
     out.mkdir(exist_ok=True)
     ablated = "steps" in plan
@@ -70,8 +70,11 @@ def write_results(folder: Path) -> Results:
         (out / "ablation.md").write_text(f"{as_markdown(found.steps)}\n{found.caption}\n")
         (out / "ablation.tex").write_text(as_latex(found.steps, found.caption))
     (out / "summary.json").write_text(json.dumps(found.summary, indent=1) + "\n")
-    curves = write_curves(state, f"{plan['name']}: {state.metric} on {plan['dataset']['name']}", out / "curves.png")
-    (out / "report.html").write_text(page(plan, state, found, curves))
+    curves = learning_curves(evidence)
+    if curves is not None:
+        title = f"{plan['name']}: {state.metric} on {plan['dataset']['name']}"
+        (out / "curves.png").write_bytes(drawn(replace(curves, title=title), "png"))
+    (out / "report.html").write_text(page(evidence, found.summary, found.trials, found.front, found.audit))
     if found.configs and state.best_trial() is not None:
         write_best(folder / "best.yaml", plan, state, found.configs[0])
     return found
@@ -87,70 +90,6 @@ def write_best(path: Path, plan: dict[str, Any], state: StudyState, top: Row) ->
         f"# train it: python -m detector.train --config {path.name} --data DIR --out DIR\n"
     )
     path.write_text(heading + yaml.safe_dump(config, sort_keys=False))
-
-
-def headline(told: Row) -> str:
-    """Best and base of a summary in one line."""
-    best, base = told["best"], told["base"]
-    if not best:
-        return "no trial has scored yet"
-    line = f"best: mAP {best['mAP']:.3f}, AP50 {best['AP50']:.3f} (trial {best['number']}, {best['trial']}, epoch {best['epoch']})"
-    if base:
-        line += f"; base: mAP {base['mAP']:.3f}, AP50 {base['AP50']:.3f} after {base['epochs']} epochs"
-    return line
-
-
-def counts(told: Row) -> str:
-    """How the trials of a summary ended, in one line: those of the search, or of the ablation that it was."""
-    told = told.get("ablation", told)
-    ends = ", ".join(f"{told[name]} {name}" for name in STATES if told[name] or name in ALWAYS_COUNTED)
-    return f"{told['trials']} trials: {ends}"
-
-
-def page(plan: dict[str, Any], state: StudyState, found: Results, curves: bytes) -> str:
-    """The study as one HTML page that opens from disk, without a network."""
-    told = found.summary
-    facts = {
-        "study": plan["name"],
-        "space": f"{plan['space']['space']} ({plan['space']['profile']})",
-        "dataset": f"{plan['dataset']['name']} ({plan['dataset']['train_images']} train, {plan['dataset']['val_images']} val), "
-        f"fingerprint {plan['dataset']['fingerprint']}",
-        "search": f"{plan['sampler']} + {plan['scheduler']}, rungs {state.levels} {plan.get('budget_unit', 'epochs')}, "
-        f"judged by the {state.prune_on} {state.metric}, ranked by the {state.rank_on}, seed {plan['seed']}",
-        "trials": counts(told),
-        "time": f"{told['wall_seconds'] / 60:.1f} min, train_share {show(told['train_share'])}",
-        "versions": ", ".join(f"{name} {version}" for name, version in plan["versions"].items()),
-        "command": plan["command"],
-    }
-    mattered: list[Row] = [
-        {"field": e.field, "share of rank variance": e.share, "by chance": e.chance, "direction": e.direction, "n": e.n}
-        for e in found.effects
-    ]
-    pruned: list[Row] = [
-        {"trial": t.number, "id": t.id, "state": state.final_state(t), "why": t.reason}
-        for t in state.trials.values()
-        if t.reason
-    ]
-    parts = [
-        f"<h1>{html.escape(plan['name'])}</h1>",
-        "" if found.steps else f"<p class=headline>{html.escape(headline(told))}</p>",
-        "<table class=facts>"
-        + "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
-        + "</table>",
-        f"<h2>Learning curves</h2>{picture('score by epoch of every trial', curves)}",
-        *([f"<h2>Steps</h2><p>{html.escape(found.caption)}</p>{table(found.steps)}"] if found.steps else []),
-        f"<h2>Configurations</h2>{table(found.configs)}",
-        *([f"<h2>Pareto front: {', '.join(plan['objectives'])}</h2>{table(found.front)}"] if found.front else []),
-        *([f"<p>{html.escape(found.audit.describe())}</p>"] if found.audit else []),
-        f"<h2>Trials</h2>{table(found.trials)}",
-    ]
-    if not found.steps:
-        parts += [
-            "<h2>What varied and went with the score at the first rung</h2>"
-            "<p>One study, few trials: an association, not yet a cause.</p>" + table(mattered),
-            f"<h2>Why trials were not continued</h2>{table(pruned)}",
-        ]
-    return page_of(plan["name"], parts)
 
 
 def main(arguments: list[str] | None = None) -> None:

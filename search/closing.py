@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.data.dataset import DataSource
+from results.heading import counts, headline
 from results.importance import Effect
-from results.report import Results, counts, headline
+from results.report import Results
 from results.state import StudyState, Trial
 from results.tables import Row, differences, ranking_key, show
 from search.engine import Engine

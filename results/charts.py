@@ -1,0 +1,393 @@
+"""What a study's plots show, apart from how they are drawn: marks on axes, made from the journal and from matches.
+
+draw_plotly.py draws them into the report, draw_matplotlib.py as SVG and PNG for papers.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from results.ablation import ablation_rows
+from results.confusion import confusion_of
+from results.importance import effects
+from results.matching import RECALL_THRESHOLDS
+from results.pareto import objective_values, pareto_front
+from results.state import Trial
+from results.tables import differences, show, varied_fields
+from results.views import Evidence, View, classes_view, compared_trials
+
+# Okabe and Ito's colours, which readers with any colour vision tell apart; grey for what is in the background.
+COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+GREY, BEST_COLOUR = "#999999", "#D55E00"
+MOST_LINES = 400  # learning curves drawn one by one; of more, those of the best
+MOST_SLICES, MOST_AXES = 12, 12  # fields that get a plot, or an axis, of their own
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points; `where` tells each point in words."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    name: str
+    colour: str
+    width: float = 1.2
+    dashed: bool = False
+    steps: bool = False
+    legend: bool = False
+    points: bool = True
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points by themselves."""
+
+    x: Sequence[Any]
+    y: Sequence[float]
+    texts: Sequence[str]
+    name: str
+    colour: str
+    size: float = 7.0
+    legend: bool = False
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Horizontal bars from a start, with whiskers where low and high are numbers."""
+
+    labels: Sequence[str]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    name: str
+    colour: str
+    starts: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Counts in cells."""
+
+    columns: Sequence[str]
+    rows: Sequence[str]
+    values: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of parallel coordinates: numbers, or positions of named options."""
+
+    name: str
+    values: Sequence[float]
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Parallel coordinates, each line a trial, coloured by a score."""
+
+    axes: Sequence[Axis]
+    colour_by: Sequence[float]
+    colour_name: str
+
+
+Mark = Line | Points | Bars | Heat | Parallel
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Marks on axes, with what to read in it."""
+
+    name: str  # of its file and place in the page
+    title: str
+    marks: Sequence[Mark]
+    x: str = ""
+    y: str = ""
+    reading: str = ""  # what it shows and what not, in a sentence
+    log_x: bool = False
+    vertical_lines: Sequence[float] = field(default_factory=tuple)
+    from_zero: bool = False
+
+
+def charts(evidence: Evidence) -> list[Chart]:
+    """Every plot that a study has something to show in, in the order of the report."""
+    made = [learning_curves(evidence)]
+    if "steps" in evidence.plan:
+        made.append(waterfall(evidence))
+    else:
+        made += [best_so_far(evidence), parallel(evidence), *slices(evidence), importance(evidence), front(evidence)]
+    made += [class_bars(evidence), precision_recall(evidence), confusion(evidence)]
+    return [chart for chart in made if chart is not None]
+
+
+def learning_curves(evidence: Evidence) -> Chart | None:
+    """Score by epoch of every trial, coloured by the highest rung it reached; where each was promoted."""
+    state = evidence.state
+    best = state.best_trial()
+    drawn = [t for t in state.trials.values() if any(not math.isnan(t.score(state.metric, e)) for e in t.epochs)]
+    if not drawn:
+        return None
+    drawn = sorted(drawn, key=lambda t: (t.rung, -t.number))[-MOST_LINES:]
+    marks: list[Mark] = []
+    named: set[int] = set()
+    for trial in drawn:
+        epochs = sorted(trial.epochs)
+        is_best = best is not None and trial.id == best.id
+        rung = f"reached {state.levels[trial.rung]} epochs" if trial.rung >= 0 else "reached no rung"
+        marks.append(
+            Line(
+                epochs,
+                [trial.score(state.metric, e) for e in epochs],
+                f"trial {trial.number}, best"
+                if is_best
+                else rung
+                if trial.rung not in named
+                else f"trial {trial.number}",
+                BEST_COLOUR if is_best else rung_colour(trial.rung),
+                3.0 if is_best else 1.2,
+                dashed=trial.number == 1,
+                legend=is_best or trial.rung not in named,
+            )
+        )
+        if not is_best:
+            named.add(trial.rung)
+    promoted = [
+        (state.trials[r["trial"]], state.levels[r["rung"]])
+        for r in state.records
+        if r["event"] == "promoted" and state.levels[r["rung"]] in state.trials[r["trial"]].epochs
+    ]
+    if promoted:
+        marks.append(
+            Points(
+                [level for _, level in promoted],
+                [trial.score(state.metric, level) for trial, level in promoted],
+                [f"trial {trial.number} promoted at {level} epochs" for trial, level in promoted],
+                "promoted",
+                "#0072B2",
+                6.0,
+                True,
+            )
+        )
+    return Chart(
+        "curves", "Learning curves", marks, "epoch", state.metric, "The base is dashed; vertical lines are rungs.",
+        vertical_lines=state.levels, from_zero=True,
+    )  # fmt: skip
+
+
+def rung_colour(rung: int) -> str:
+    """A colour by the index of the highest rung reached."""
+    return GREY if rung < 0 else COLOURS[rung % 4]
+
+
+def best_so_far(evidence: Evidence) -> Chart | None:
+    """The best score of the search after so much compute: busy seconds of all slots together."""
+    state = evidence.state
+    spent, best = 0.0, -math.inf
+    x, y, texts = [], [], []
+    for record in state.records:
+        if record["event"] != "epoch" or state.trials[record["trial"]].role != "search":
+            continue
+        spent += 0.0 if record.get("taken_over") else record["seconds"]
+        score = state.trials[record["trial"]].score(state.metric, record["epoch"])
+        if score > best:
+            best = score
+            x.append(spent / 60)
+            y.append(score)
+            texts.append(f"trial {state.trials[record['trial']].number}, epoch {record['epoch']}")
+    if not x:
+        return None
+    line = Line([*x, spent / 60], [*y, y[-1]], "best so far", COLOURS[3], 2.4, steps=True, points=False)
+    return Chart(
+        "best_so_far", "Best so far against compute", [line, Points(x, y, texts, "a new best", BEST_COLOUR)],
+        "minutes of training and evaluation, all slots together", state.metric, "A flat end says that more of the same search buys little.",
+        from_zero=True,
+    )  # fmt: skip
+
+
+def _first_rung(evidence: Evidence) -> list[tuple[Trial, float]]:
+    """Trials of the search with their scores at the first rung: all reach it, whoever is pruned later."""
+    state = evidence.state
+    scores = state.arrivals[0] if state.arrivals else {}
+    return [(state.trials[t], s) for t, s in scores.items() if state.trials[t].role == "search" and not math.isnan(s)]
+
+
+def parallel(evidence: Evidence) -> Chart | None:
+    """Parallel coordinates of the fields that varied, coloured by the score at the first rung."""
+    rows = _first_rung(evidence)
+    fields = varied_fields(evidence.state)
+    order = [e.field for e in effects(evidence.state)]
+    fields = sorted(fields, key=lambda name: order.index(name) if name in order else len(order))[:MOST_AXES]
+    if len(rows) < 2 or not fields:
+        return None
+    axes = [_axis(name, [trial.config.get(name) for trial, _ in rows]) for name in fields]
+    score = f"{evidence.state.metric} at {evidence.state.levels[0]}"
+    scores = [value for _, value in rows]
+    return Chart(
+        "parallel", "What was tried", [Parallel([*axes, Axis(score, scores)], scores, score)],
+        reading=f"A line a trial, coloured by its {score} epochs; the fields that went with the score most come first.",
+    )  # fmt: skip
+
+
+def _axis(name: str, values: Sequence[Any]) -> Axis:
+    there = [value for value in values if value is not None]
+    if there and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there):
+        missing = min(there)
+        return Axis(name, [missing if value is None else float(value) for value in values])
+    options = sorted({"-" if value is None else show(value) for value in values})
+    return Axis(name, [float(options.index("-" if value is None else show(value))) for value in values], options)
+
+
+def slices(evidence: Evidence) -> list[Chart]:
+    """Score at the first rung by each field's value, the fields that went with it most first."""
+    rows = _first_rung(evidence)
+    made = []
+    for effect in effects(evidence.state)[:MOST_SLICES]:
+        pairs = [(trial, score) for trial, score in rows if effect.field in trial.config]
+        values = [trial.config[effect.field] for trial, _ in pairs]
+        numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        x = [float(value) for value in values] if numeric else [show(value) for value in values]
+        texts = [f"trial {trial.number}: {show(score)}" for trial, score in pairs]
+        wide = numeric and min(values) > 0 and max(values) / min(values) > 8
+        made.append(
+            Chart(
+                f"slice_{effect.field}",
+                effect.field,
+                [Points(x, [s for _, s in pairs], texts, effect.field, COLOURS[3])],
+                effect.field,
+                f"{evidence.state.metric} at {evidence.state.levels[0]} epochs",
+                f"{effect.direction}; {effect.share:.0%} of the rank variance, by chance {effect.chance:.1%}",
+                bool(wide),
+                from_zero=True,
+            )
+        )
+    return made
+
+
+def importance(evidence: Evidence) -> Chart | None:
+    """How much of the first rung's spread each field goes with, with the interval of a bootstrap over trials."""
+    found = effects(evidence.state)
+    if not found:
+        return None
+    bars = Bars(
+        [e.field for e in found], [e.share for e in found], [e.low for e in found], [e.high for e in found], "share", COLOURS[3]
+    )  # fmt: skip
+    return Chart(
+        "importance", "What varied and went with the score", [bars], "share of the rank variance at the first rung", "",
+        f"All {found[0].n} or fewer trials of the first rung, survivors or not; whiskers: 95 % over trials. An association, not yet a cause.",
+        from_zero=True,
+    )  # fmt: skip
+
+
+def waterfall(evidence: Evidence) -> Chart | None:
+    """What each step of a chain added, from the mean above it, with its interval over seeds."""
+    rows = [row for row in ablation_rows(evidence.plan, evidence.state) if not math.isnan(row["mAP_mean"])]
+    if not rows:
+        return None
+    starts, values, low, high = [0.0], [rows[0]["mAP_mean"]], [math.nan], [math.nan]
+    at = rows[0]["mAP_mean"]
+    for row in rows[1:]:
+        gap = 0.0 if math.isnan(row["delta"]) else row["delta"]
+        starts.append(at)
+        values.append(gap)
+        low.append(row["delta_low"])
+        high.append(row["delta_high"])
+        at += gap
+    bars = Bars([row["step"] for row in rows], values, low, high, "mAP", COLOURS[3], starts)
+    return Chart(
+        "waterfall", "What each step added", [bars], "mAP", "", "Each bar starts where the one above ends; whiskers: 95 % of the difference over seeds."
+    )  # fmt: skip
+
+
+def front(evidence: Evidence) -> Chart | None:
+    """Two objectives of all finished trials, the Pareto front in colour."""
+    names = evidence.plan.get("objectives", [])
+    state = evidence.state
+    if len(names) != 2:
+        return None
+    on_front = {row["trial"] for row in pareto_front(state, names)}
+    values = {t.id: objective_values(state, t, names) for t in state.with_role("search") if t.outcome == "finished"}
+    marks = []
+    for name, colour, ids in (
+        ("dominated", GREY, [t for t in values if t not in on_front]), ("on the front", BEST_COLOUR, [t for t in values if t in on_front]),
+    ):  # fmt: skip
+        texts = [f"trial {state.trials[t].number}" for t in ids]
+        marks.append(Points([values[t][1] for t in ids], [values[t][0] for t in ids], texts, name, colour, 9.0, True))
+    return Chart("pareto", "Pareto front", marks, names[1], names[0], "Of those on the front none is better in both.")
+
+
+def class_bars(evidence: Evidence) -> Chart | None:
+    """AP by class of the best, whiskers over images where there are matches, and of the base."""
+    view: View = classes_view(evidence)
+    labels = [label for label in ("base", "best") if view.rows and label in view.rows[0]]
+    if not labels:
+        return None
+    names = [row["class"] for row in view.rows]
+    marks = []
+    for label in labels:
+        sure = label == "best"
+        low, high = ([row[end] if sure else math.nan for row in view.rows] for end in ("images_low", "images_high"))
+        marks.append(Bars(names, [row[label] for row in view.rows], low, high, label, COLOURS[3] if sure else GREY))
+    return Chart("classes", "AP by class", marks, "AP", "", "Whiskers: 95 % over validation images, where the study keeps them.", from_zero=True)  # fmt: skip
+
+
+def precision_recall(evidence: Evidence) -> Chart | None:
+    """Precision by recall at IoU 0.5 of the best, class by class."""
+    best = compared_trials(evidence).get("best")
+    found = evidence.matches(best.id) if best is not None else None
+    if found is None:
+        return None
+    marks: list[Mark] = []
+    for k, (name, kind) in enumerate(zip(found.class_names, found.classes, strict=True)):
+        boxes = int(kind.boxes.sum())
+        if not boxes:
+            continue
+        told = np.logical_not(kind.ignored[0])
+        true = np.cumsum(kind.matched[0][told])
+        precision = true / np.arange(1, len(true) + 1)
+        envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+        at = np.searchsorted(true / boxes, RECALL_THRESHOLDS)
+        y = envelope[np.minimum(at, len(envelope) - 1)]
+        marks.append(Line(RECALL_THRESHOLDS.tolist(), y.tolist(), f"{name} ({boxes}): {y.mean():.3f}", COLOURS[k % len(COLOURS)], 2.0, dashed=k >= len(COLOURS), legend=True, points=False))  # fmt: skip
+    return Chart(
+        "precision_recall", "Precision and recall of the best", marks, "recall", "precision", "At IoU 0.5, by class (boxes): AP50.", from_zero=True
+    )  # fmt: skip
+
+
+def confusion(evidence: Evidence) -> Chart | None:
+    """What the best takes for what, at the score of best F1 and IoU 0.5, whatever the class."""
+    best = compared_trials(evidence).get("best")
+    if best is None or evidence.ground_truth is None:
+        return None
+    found = confusion_of(evidence, best)
+    if found is None:
+        return None
+    names = [*evidence.plan["dataset"]["classes"], "nothing"]
+    return Chart(
+        "confusion", "What the best takes for what", [Heat(names, names, found.tolist())], "detected as", "is",
+        "Boxes at IoU 0.5 and the score of best F1 of each class; right column: missed, bottom row: false alarms.",
+    )  # fmt: skip
+
+
+def headline_numbers(evidence: Evidence) -> dict[str, str]:
+    """The few numbers that stand on top of the report."""
+    state = evidence.state
+    best = state.best_trial("search")
+    epoch = best.ranked_epoch(state.metric) if best else None
+    if best is None or epoch is None:
+        return {}
+    low, high = evidence.image_interval(best.id)
+    told = {"best mAP": f"{best.score('mAP', epoch):.3f}", "AP50": f"{best.score('AP50', epoch):.3f}"}
+    if not math.isnan(low):
+        told["95 % over images"] = f"{low:.3f} .. {high:.3f}"
+    finals = [t.ranked_score(state.metric) for t in state.with_role("final") if t.config_hash == best.config_hash]
+    if finals:
+        told[f"mean of {len(finals)} fresh seeds"] = f"{statistics.fmean(finals):.3f}"
+    told["trials"] = str(len(state.with_role("search")))
+    told["differs from the base in"] = str(len(differences(state, best)))
+    return told
