@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from results.state import StudyState
-from results.tables import ranking_key
+from results.tables import MEASURED, ranking_key
 
 CONFIDENCE = 0.95
 
@@ -34,7 +34,7 @@ def audit_of(state: StudyState, top: int) -> Audit | None:
     """What the audited trials say; None before any has been trained to the end."""
     from scipy.stats import binomtest
 
-    audited = [trial for trial in state.with_role("audit") if trial.outcome == "finished"]
+    audited = [trial for trial in state.with_role("audit") if trial.outcome in MEASURED]  # to diverge is not to enter
     lengths = {trial.levels[-1] for trial in audited if trial.seconds_per_epoch is None}
     finished = [
         trial
@@ -45,7 +45,7 @@ def audit_of(state: StudyState, top: int) -> Audit | None:
     if not best or not audited:
         return None
     bar = best[-1].ranked_score(state.metric)
-    scores = [trial.ranked_score(state.metric) for trial in audited]
+    scores = [t.ranked_score(state.metric) if t.outcome == "finished" else math.nan for t in audited]
     entered = sum(score > bar for score in scores if not math.isnan(score))
     interval = binomtest(entered, len(audited)).proportion_ci(CONFIDENCE, method="exact")
     pruned = sum(state.final_state(trial) == "pruned" for trial in state.with_role("search"))

@@ -45,6 +45,7 @@ class Trial:
     memory_failures: int = 0  # times it asked for more memory than there was
     retries: int = 0  # legs run again after an error of the code
     checkpoint_dropped: bool = False  # to go on it trains from the start
+    before_decay_dropped: bool = False  # to go on with a longer schedule too
 
     @property
     def last_epoch(self) -> int:
@@ -75,6 +76,10 @@ class Trial:
         if not counted:
             return math.nan
         return sum(counted) / len(counted) if prune_on == "mean3" else max(counted)
+
+    def has_dropped(self, before_decay: bool) -> bool:
+        """Whether its checkpoint is gone: the newest, or the one that a longer constant schedule goes on from."""
+        return self.before_decay_dropped if before_decay else self.checkpoint_dropped
 
     @property
     def trained_fields(self) -> dict[str, Any]:
@@ -216,7 +221,8 @@ class StudyState:
         self.promoted.append(set())
 
     def _on_checkpoint_dropped(self, record: dict[str, Any]) -> None:
-        self.trials[record["trial"]].checkpoint_dropped = True
+        trial = self.trials[record["trial"]]
+        trial.checkpoint_dropped, trial.before_decay_dropped = True, bool(record.get("before_decay"))
 
     def _on_trial_pruned(self, record: dict[str, Any]) -> None:
         self.trials[record["trial"]].reason = record["reason"]

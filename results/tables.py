@@ -14,6 +14,7 @@ from results.state import STATES, StudyState, Trial
 
 Row = dict[str, Any]
 ROLES = ("search", "ablation", "final", "audit")
+MEASURED = ("finished", "diverged")  # outcomes of a fresh seed that tell something of its configuration
 
 
 def differences(state: StudyState, trial: Trial) -> dict[str, Any]:
@@ -58,10 +59,15 @@ def leaderboard(state: StudyState) -> list[Row]:
     return rows
 
 
+def measured_score(trial: Trial, metric: str) -> float:
+    """What a trial's configuration comes to on its seed: a fresh seed that diverged is worth nothing, not its best before."""
+    return 0.0 if trial.role == "final" and trial.outcome == "diverged" else trial.ranked_score(metric)
+
+
 def configurations(state: StudyState) -> list[Row]:
     """A row a configuration, best first: this table ranks, those measured on fresh seeds before all others.
 
-    n counts trials of the configuration on fresh seeds where there are any (role final), else those of the search;
+    n counts trials of the configuration on fresh seeds that came to their end (role final), else those of the search;
     optimism is the search's score minus the mean on fresh seeds.
     """
     groups: dict[str, list[Trial]] = defaultdict(list)
@@ -71,8 +77,9 @@ def configurations(state: StudyState) -> list[Row]:
     fields = varied_fields(state)
     rows = []
     for config_hash, trials in groups.items():
-        final = [t for t in trials if t.role == "final"]
-        scored = [s for t in (final or trials) if not math.isnan(s := t.ranked_score(state.metric))]
+        final = [t for t in trials if t.role == "final" and t.outcome in MEASURED]
+        counted = final or [t for t in trials if t.role != "final"]
+        scored = [s for t in counted if not math.isnan(s := measured_score(t, state.metric))]
         found = [s for t in trials if t.role == "search" and not math.isnan(s := t.ranked_score(state.metric))]
         mean = statistics.fmean(scored) if scored else math.nan
         best_rung = max(t.rung for t in trials)
@@ -86,11 +93,11 @@ def configurations(state: StudyState) -> list[Row]:
             "optimism": found[0] - mean if final and found and scored else math.nan,
         }
         if state.metric != "mAP":  # the table ranks by the study's metric and tells mAP all the same
-            maps = [t.score("mAP", epoch) for t in (final or trials) if (epoch := t.ranked_epoch(state.metric))]
+            maps = [t.score("mAP", epoch) for t in counted if (epoch := t.ranked_epoch(state.metric))]
             row["mAP_mean"] = statistics.fmean(maps) if maps else math.nan
             row["mAP_sd"] = statistics.stdev(maps) if len(maps) > 1 else math.nan
         rows.append({**row, **{name: trials[0].config.get(name) for name in fields}})
-    fresh = {trial.config_hash for trial in state.with_role("final")}
+    fresh = {trial.config_hash for trial in state.with_role("final") if trial.outcome in MEASURED}
     return sorted(
         rows, key=lambda r: (r["config"] not in fresh, -r["best_rung"], _last_if_nan(r[f"{state.metric}_mean"]))
     )

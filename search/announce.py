@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 from typing import Any
 
 from results.ablation import changed
@@ -19,6 +20,8 @@ from search.forecast import (
 from search.plan import Study
 from search.rungs import Scheduler
 from search.sampler import make_sampler
+from search.shown import BEST_SHOWN, NEWEST_SHOWN
+from spaces.distributions import Choice
 
 
 def print_plan(study: Study, expected: Forecast, say: Any) -> None:
@@ -42,14 +45,8 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
     for name, text in lines.items():
         say(f"{name:>8}  {text}")
     if study.extend_to:
-        repeated = 0 if base.schedule == "constant" else study.plan["top"] * study.levels[-1]
         say(
-            f" longer  to {study.extend_to} epochs: the best {study.plan['top']} of those that finished "
-            + (
-                f"start again with the longer {base.schedule}, which repeats up to {repeated} epochs"
-                if repeated
-                else "go on"
-            )
+            f"  longer  to {study.extend_to} epochs: the best {study.plan['top']} of those that finished {_goes_on(study)}"
         )
     for step in study.steps:
         say(f"    step  {step.name}: {changed(step.changes)}" + (f"  [{step.about}]" if step.about else ""))
@@ -61,24 +58,70 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
 
 def _disk(study: Study) -> str:
     """The checkpoints' worst case, and what is free."""
-    keep, trials = study.plan.get("keep", "all"), study.plan["trials"]
-    most = worst_case_bytes(study.checkpoint_bytes, trials, study.resources.slots, keep)
+    plan, keep = study.plan, study.plan.get("keep", "all")
+    restarts = plan["top"] if study.extend_to else 0
+    trials = plan["trials"] + trials_after(plan) + restarts
+    constant = "constant" in schedules_of(study)
+    most = worst_case_bytes(study.checkpoint_bytes, trials, study.resources.slots, keep, constant)
     there = next(part for part in (study.folder, *study.folder.parents) if part.exists())
     free = shutil.disk_usage(there).free
     warning = "; this may not fit: --keep best needs the least" if most > free else ""
-    return f"checkpoints at most {most / 1e9:.2g} GB (--keep {keep}), {free / 1e9:.3g} GB free{warning}"
+    whose = ", by the size of our own detector's" if plan.get("trainer") else ""
+    return f"checkpoints at most {most / 1e9:.2g} GB (--keep {keep}{whose}), {free / 1e9:.3g} GB free{warning}"
+
+
+def trials_after(plan: dict[str, Any]) -> int:
+    """Trials that are trained to the end once the search is over: fresh seeds and audits."""
+    return int(plan.get("seeds_final", 0) * plan.get("top", 0) + plan.get("audit", 0))
+
+
+def schedules_of(study: Study) -> list[str]:
+    """The learning-rate schedules that a study's trials may have."""
+    entry = study.space.fields.get("schedule")
+    return list(entry.options) if isinstance(entry, Choice) else [study.space.base.schedule]
 
 
 def _search_lines(study: Study, expected: Forecast) -> dict[str, str]:
     plan = study.plan
+    after = trials_after(plan)
+    more = f", then up to {after * study.levels[-1]} of {after} trials trained to the end" if after else ""
     rungs = ", ".join(f"~{n} reach {level}" for level, n in zip(study.levels, expected.trials_by_rung, strict=True))
     return {
         "space": f"{plan['space']['space']}, {len(study.space.fields)} fields: {', '.join(study.space.fields)}",
         "search": f"{plan['sampler']} proposes, {plan['scheduler']} prunes, {plan['trials']} trials (the first is the base), "
         f"seed {plan['seed']}, by {plan['metric']}; rungs judge by the {plan.get('prune_on', 'last')} score, tables rank by "
-        f"the {plan.get('rank_on', 'best')}{_after(plan)}",
-        "rungs": f"{rungs} epochs; an epoch is {_epoch(study)}; about {expected.epochs:.0f} epochs in all",
+        f"the {plan.get('rank_on', 'best')}{_objectives(plan)}{_after(plan)}{_view(plan)}",
+        "rungs": f"{rungs} epochs; an epoch is {_epoch(study)}; about {expected.epochs:.0f} epochs in the whole search{more}",
     }
+
+
+def _objectives(plan: dict[str, Any]) -> str:
+    """The other objectives, where there are several: the first alone prunes."""
+    others = plan.get("objectives", [])[1:]
+    return (
+        f"; a Pareto front of {plan['metric']} and {', '.join(others)}, the rungs judge by the first alone"
+        if others
+        else ""
+    )
+
+
+def _view(plan: dict[str, Any]) -> str:
+    """What a sampler does not see of a long study."""
+    most = NEWEST_SHOWN + BEST_SHOWN
+    if plan["trials"] <= most or plan["sampler"] in ("random", "grid", "qmc"):
+        return ""
+    return f"; of more than {most} trials {plan['sampler']} sees the newest {NEWEST_SHOWN} and the best {BEST_SHOWN} of those before, as optuna.db does"
+
+
+def _goes_on(study: Study) -> str:
+    """How finished trials come to a longer study's end, by the schedules that they may have."""
+    others = [schedule for schedule in schedules_of(study) if schedule != "constant"]
+    repeated = study.plan["top"] * study.levels[-1]
+    again = f"start again with the longer {' or '.join(others)}, which repeats up to {repeated} epochs"
+    on = "go on from before their decay, where that checkpoint was kept (else they repeat theirs too)"
+    if not others:
+        return on
+    return again if "constant" not in schedules_of(study) else f"{again}; those with a constant one {on}"
 
 
 def _after(plan: dict[str, Any]) -> str:
@@ -121,6 +164,8 @@ def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
         configs, plan["source"], plan["skip_bad"], slots, study.resources.threads, study.resources.torch_device
     )
     forecast = simulate(scheduler, plan["trials"], slots, seconds)
-    total = SECONDS_TO_START + forecast.seconds + SECONDS_TO_REPORT
+    after = trials_after(plan) * study.levels[-1]
+    total = SECONDS_TO_START + forecast.seconds + after * statistics.fmean(seconds) / slots + SECONDS_TO_REPORT
     say(f"  probed  {min(seconds):.1f} .. {max(seconds):.1f} s per epoch, {slots} at a time")
-    say(f"predicted {total / 60:.1f} minutes for {forecast.epochs:.0f} epochs")
+    whole = ", those that it has trained already included" if study.resumed else ""
+    say(f"predicted {total / 60:.1f} minutes for {forecast.epochs + after:.0f} epochs of the whole study{whole}")

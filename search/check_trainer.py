@@ -81,7 +81,11 @@ def _field_check(
         found = [trainer.step().train_loss, trainer.step().train_loss]
         if found != losses:
             return Check(name, True, f"{value!r}: loss {found[0]:.6f}")
-    told = f"{values[0]!r} trains exactly as the base's" if values else "no other value can be tried on the base alone"
+    told = (
+        f"{values[0]!r} trains exactly as the base's"
+        if values
+        else "NOT CHECKED: no other value can be tried on the base alone"
+    )
     return Check(name, not values, told)
 
 

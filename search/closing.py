@@ -15,7 +15,7 @@ from results.heading import counts, headline
 from results.importance import Effect
 from results.report import Results
 from results.state import StudyState, Trial
-from results.tables import Row, differences, ranking_key, show
+from results.tables import Row, configurations, differences, ranking_key, show
 from search.engine import Engine
 from search.options import DEFAULT_RUNS_DIR
 from search.plan import Study
@@ -47,8 +47,14 @@ def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
     return reason
 
 
-def score_on_test(study: Study, engine: Engine, say: Any) -> None:
-    """Scores base and best on the held-out split, once per study, from their best epochs' weights."""
+def score_on_test(study: Study, engine: Engine, reason: str, say: Any) -> None:
+    """Scores base and winner (the top row of configs.csv) on the held-out split, from their ranked epochs' weights.
+
+    Once per study, and so not before its end: a study that was stopped may yet have another winner.
+    """
+    if reason not in ("done", "space_exhausted"):
+        say("--test: the study has not come to its end; the held-out split is touched once, then")
+        return
     if study.plan.get("trainer"):
         say("--test scores our own detector's weights; score a trainer of your own by its own means")
         return
@@ -56,7 +62,8 @@ def score_on_test(study: Study, engine: Engine, say: Any) -> None:
         say("--test: the dataset has no test.json; nothing was scored")
         return
     done = {record["which"]: record["trial"] for record in engine.state.records if record["event"] == "test_scored"}
-    best, base = engine.state.best_trial(), next(iter(engine.state.trials.values()), None)
+    rows, base = configurations(engine.state), next(iter(engine.state.trials.values()), None)
+    best = engine.state.trials[rows[0]["trial"]] if rows else None
     scored: dict[str, dict[str, float]] = {}  # by trial: the best may be the base
     for which, trial in (("base", base), ("best", best)):
         if trial is None:

@@ -13,7 +13,7 @@ import random
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +77,12 @@ class RecordedCurves:
             raise ValueError(f"{len(short)} curves are shorter than {self.epochs} epochs and do not say why they ended")
         rows = [self._encode(curve.values) for curve in self.by_hash.values()]
         self._numbers, self._options = (np.array([row[k] for row in rows]) for k in (0, 1))
+        if self.space.base.hash() not in self.by_hash:  # of a study that pruned its base: the nearest stands for it
+            nearest = self.nearest_unused({}, set())
+            assert nearest is not None
+            self.space = replace(self.space, base=self.space.config(nearest))
+            self.by_hash = {self.space.config(curve.values).hash(): curve for curve in self.curves}
+            self.hashes = list(self.by_hash)
 
     def curve(self, config_hash: str, values: Mapping[str, Any]) -> Curve:
         return self.by_hash[config_hash]
@@ -127,9 +133,20 @@ class RecordedCurves:
         plan = read_plan(folder)
         state = StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME))
         space = ResolvedSpace.from_dict(plan["space"])
-        curves = [_curve_of(trial) for trial in state.with_role("search") if trial.outcome in ("finished", "diverged")]
-        if not any(not curve.ended for curve in curves):
-            raise JournalError(f"{folder} has no trial that was trained to the end; record with --scheduler none")
+        if plan.get("budget_unit", "epochs") != "epochs":
+            raise JournalError(f"{folder}: curves are by epoch; its budget is in {plan['budget_unit']}")
+        top = state.levels[-1]
+        trials = [
+            t
+            for t in state.with_role("search")
+            if t.outcome == "diverged" or (t.outcome == "finished" and t.last_epoch == top)
+        ]
+        curves = [_curve_of(trial) for trial in trials]
+        if sum(not curve.ended for curve in curves) < TARGET_PLACES:
+            raise JournalError(
+                f"{folder} must have at least {TARGET_PLACES} trials that were trained to the end; it has "
+                f"{sum(not curve.ended for curve in curves)}. Record with --scheduler none"
+            )
         names = ("name", "profile", "metric", "epochs", "seed", "dataset", "versions", "commit", "command")
         told = {**{name: plan[name] for name in names}, "seconds": "CPU seconds of one thread"}
         told["command"] = re.sub(r"/\S+/", "", plan["command"])  # the folders of one machine say nothing elsewhere

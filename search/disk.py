@@ -56,8 +56,9 @@ def apply_keep(
     freed = 0
     for trial in trials:
         # First the journal: a trial whose files outlive the record trains from the start, the reverse would not know.
-        record("checkpoint_dropped", trial=trial.id)
-        freed += _drop(folder / "trials" / trial.id, with_more=keep != "promotable", with_results=trial.id != base)
+        everything = keep != "promotable"
+        record("checkpoint_dropped", trial=trial.id, **({"before_decay": True} if everything else {}))
+        freed += _drop(folder / "trials" / trial.id, with_more=everything, with_results=trial.id != base)
     return len(trials), freed
 
 
@@ -75,8 +76,11 @@ def _drop(folder: Path, with_more: bool, with_results: bool) -> int:
     return freed
 
 
-def worst_case_bytes(checkpoint_bytes: int, trials: int, slots: int, keep: str) -> int:
-    """What the checkpoints of a study take at most: newest, the one before it and the best weights of each trial kept."""
+def worst_case_bytes(checkpoint_bytes: int, trials: int, slots: int, keep: str, before_decay: bool = False) -> int:
+    """What the checkpoints of a study take at most: newest, the one before it and the best weights of each trial kept.
+
+    `before_decay`: and one more, of a constant schedule, that a longer study goes on from.
+    """
     rule, _, number = keep.partition(":")
     kept = {"all": trials, "promotable": trials, "best": 1, "top": int(number or 1)}[rule]
-    return 3 * checkpoint_bytes * min(trials, kept + slots)
+    return (3 + before_decay) * checkpoint_bytes * min(trials, kept + slots)

@@ -181,8 +181,11 @@ class Engine:
             name: getattr(leg, name) for name in ("alone", "micro_batch", "probe", "start_from") if getattr(leg, name)
         }
         from_epoch = trial.last_epoch
+        source = self.state.trials.get(trial.of) if start_from else None
         if trial.checkpoint_dropped:
             from_epoch, special["repeated_epochs"] = 0, trial.last_epoch
+        elif source is not None and not trial.epochs and source.has_dropped(longer):
+            special["repeated_epochs"] = source.last_epoch  # what this one was to go on from is gone
         self.record(
             "leg_started", trial=trial.id, leg=leg.number, from_epoch=from_epoch, to_epoch=leg.to_epoch, **special,
             **resources,

@@ -46,7 +46,6 @@ class LegRunner:
     def __init__(self, leg: dict[str, Any], study: dict[str, Any]) -> None:
         self.leg, self.study = leg, study
         self.folder = Path(study["folder"]) / "trials" / leg["trial"]
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.trainer: Any = None
         self.threads = study["threads"]
         self.costs: dict[str, float] = {}
@@ -71,6 +70,7 @@ class LegRunner:
         epochs: list[dict[str, Any]] = []
         try:
             if self.trainer is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
                 self.trainer = self._open()
                 if self.leg["probe"]:
                     return self._end([], "probed", seconds_per_epoch=probe_seconds(self.trainer))
@@ -93,7 +93,8 @@ class LegRunner:
         return self._end(epochs, "reached" if reached else "")
 
     def _error(self, epochs: list[dict[str, Any]], error: Exception) -> dict[str, Any]:
-        (self.folder / ERROR).write_text("".join(traceback.format_exception(error)))
+        with contextlib.suppress(OSError):
+            (self.folder / ERROR).write_text("".join(traceback.format_exception(error)))
         return self._end(epochs, "error", f"{type(error).__name__}: {error}")
 
     def _end(self, epochs: list[dict[str, Any]], outcome: str, reason: str = "", **details: Any) -> dict[str, Any]:

@@ -8,7 +8,10 @@ promoted, so an entry of the view is replaced when its trial has changed, never 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
+import importlib
 import importlib.util
 import math
 import random
@@ -82,6 +85,8 @@ class OptunaSampler:
         if self.kind == "nsga2":
             return NSGAIISampler(seed=seed, population_size=POPULATION)
 
+        _take_normal_tails_from_scipy()
+
         class Tpe(TPESampler):
             """Told its space: finding it out from a thousand trials takes longer than sampling from it."""
 
@@ -97,6 +102,20 @@ class OptunaSampler:
                 return {name: table[:, column] for column, name in enumerate(space)}
 
         return Tpe(seed=seed, n_startup_trials=STARTUP_TRIALS // 2, multivariate=True, constant_liar=True)
+
+
+@functools.cache
+def _take_normal_tails_from_scipy() -> None:
+    """Optuna's TPE works out the logarithm of the normal distribution value by value in Python; scipy's is the same in C.
+
+    About a seventh of a proposal's time where the history is long; an Optuna that has moved it stays as it is.
+    """
+    from scipy.special import log_ndtr
+
+    with contextlib.suppress(ImportError):
+        tails: Any = importlib.import_module("optuna.samplers._tpe._truncnorm")
+        if hasattr(tails, "_log_ndtr"):
+            tails._log_ndtr = log_ndtr
 
 
 class View:

@@ -44,9 +44,11 @@ def rerun(folder: Path, name: str, epochs: int | None = None, device: str | None
     state = StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME))
     trial = find_trial(state, name)
     last = min(epochs or trial.last_epoch, trial.last_epoch)
+    legs = [r for r in state.records if r["event"] == "leg_started" and r["trial"] == trial.id]
+    micro_batch = legs[-1].get("micro_batch") if legs else None
     rows = []
     with tempfile.TemporaryDirectory(prefix="rerun-") as place:
-        for result in _train(Path(place), plan, trial, last, device):
+        for result in _train(Path(place), plan, trial, last, device, micro_batch):
             recorded = trial.epochs[result["epoch"]]
             rows.append({"epoch": result["epoch"], **_compared(recorded, result)})
             print(_line(rows[-1]), file=sys.stderr)
@@ -55,8 +57,10 @@ def rerun(folder: Path, name: str, epochs: int | None = None, device: str | None
     return {"trial": trial.id, "epochs": rows, "largest_difference": differences, "recorded_threads": threads}
 
 
-def _train(place: Path, plan: dict[str, Any], trial: Trial, last: int, device: str | None) -> Any:
-    """The epochs of a trial, trained in a folder of their own with the threads of each record."""
+def _train(
+    place: Path, plan: dict[str, Any], trial: Trial, last: int, device: str | None, micro_batch: int | None
+) -> Any:
+    """The epochs of a trial, trained in a folder of their own with the threads and micro-batches of its record."""
     from search.leg import THREADS, LegRunner
 
     config = DetectorConfig.from_dict(plan["space"]["base"]).with_values(trial.trained_fields)
@@ -67,9 +71,10 @@ def _train(place: Path, plan: dict[str, Any], trial: Trial, last: int, device: s
     }  # fmt: skip
     leg = {
         "trial": trial.id, "number": 1, "config": config.to_dict(), "seed": trial.seed, "to_epoch": last, "start_from": "",
-        "longer_schedule": False, "alone": False, "micro_batch": None, "probe": False,
+        "longer_schedule": False, "alone": False, "micro_batch": micro_batch, "probe": False,
     }  # fmt: skip
     runner = LegRunner(leg, study)
+    runner.folder.mkdir(parents=True)
     for epoch in range(1, last + 1):
         (runner.folder / THREADS).write_text(str(trial.epochs[epoch].get("threads", 1)))
         report = runner.step()

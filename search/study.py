@@ -85,7 +85,12 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
         print_forecast(study, scheduler, say)
         return StudyResult(study.folder, {}, EXIT_DONE)
     if not study.resumed:
-        write_plan(study)
+        try:
+            write_plan(study)
+        except OSError as error:
+            raise StudyError(
+                f"{study.folder}: must be a folder that can be written to; it said: {error.strerror}"
+            ) from None
     return _search(study, scheduler, expected, options, started, console, say)
 
 
@@ -140,17 +145,30 @@ def _search(
             profile_steps(study, engine, say)
         reason = closing.end(engine, scheduler, interrupted)
         if options.test:
-            closing.score_on_test(study, engine, say)
+            closing.score_on_test(study, engine, reason, say)
     except Exception as error:
         cause = journal.failure or error
         if not is_full(cause):
             raise
-        say(
-            f"the disk of {study.folder} is full: the study is paused. Make room, then: {closing.resume_command(study)}"
-        )
-        return StudyResult(study.folder, {}, EXIT_PAUSED)
+        return _paused(study, say)
     finally:
         journal.close()
+    try:
+        return _close(study, state, reason, interrupted, console)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return _paused(study, say)
+
+
+def _paused(study: Study, say: Any) -> StudyResult:
+    say(f"the disk of {study.folder} is full: the study is paused. Make room, then: {closing.resume_command(study)}")
+    return StudyResult(study.folder, {}, EXIT_PAUSED)
+
+
+def _close(study: Study, state: StudyState, reason: str, interrupted: bool, console: Console) -> StudyResult:
+    """Writes what the study comes to, and tells it."""
+    plan = study.plan
     found = write_results(study.folder)
     write_end_of_study(study.folder, plan, state)
     if not study.steps:

@@ -32,12 +32,13 @@ def trainer_class(name: str) -> Any:
 
         return Trainer
     module, colon, attribute = name.partition(":")
-    if not colon:
+    if not (module and colon and attribute):
         raise StudyError(f"--trainer must be package.module:Class, got {name!r}")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise StudyError(f"--trainer {name}: must be importable from here; importing it said: {error}") from None
+    except Exception as error:  # whatever a user's module raises when it is run
+        told = f"{type(error).__name__}: {error}"
+        raise StudyError(f"--trainer {name}: must be importable from here; importing it said: {told}") from None
     missing = [method for method in METHODS if not callable(getattr(found, method, None))]
     if missing:
         raise StudyError(f"--trainer {name}: must have the methods {', '.join(METHODS)}; it lacks {', '.join(missing)}")

@@ -26,7 +26,7 @@ class Float:
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.log)
-        if self.step is not None and (self.log or self.step <= 0):
+        if self.step is not None and (self.log or not 0 < self.step < math.inf):
             raise SpaceError(f"a step must be positive, and of a range that is not log, got {self.step}")
 
     def contains(self, value: Any) -> bool:

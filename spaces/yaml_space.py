@@ -53,7 +53,13 @@ class YamlFile:
         self._lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                self._lines[(*place, key.value)] = key.start_mark.line + 1
+                line = key.start_mark.line + 1
+                if (*place, key.value) in self._lines:
+                    first = self._lines[(*place, key.value)]
+                    raise SpaceError(
+                        f"--space {self.path}, line {line}: {key.value!r} stands on line {first} already; keep one"
+                    )
+                self._lines[(*place, key.value)] = line
                 self._note(value, (*place, key.value))
         elif isinstance(node, yaml.SequenceNode):
             for number, item in enumerate(node.value):
@@ -205,7 +211,7 @@ def _distribution(file: YamlFile, place: tuple[Any, ...], value: dict[Any, Any])
                 return found
             except KeyError:
                 pass
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise file.error((*place, kind), f"{name}: {error}") from None
     raise file.error(place, f"{name} must be a constant or one of {{{KINDS}}}, got {value!r}")
 

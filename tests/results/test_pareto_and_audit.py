@@ -86,5 +86,15 @@ class TestAudit:
         assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
         assert f"{found.entered} of 5 pruned trials (of 9)" in found.describe()
 
+    def test_to_diverge_is_not_to_enter(self) -> None:
+        state = self.study([0.45, 0.1])
+        state.trials["a1"].outcome = "diverged"
+        state.trials["a1"].epochs[1] = {
+            **state.trials["a0"].epochs[max(state.trials["a0"].epochs)]
+        }  # high before it did
+        found = audit_of(state, 3)
+        assert found is not None
+        assert (found.entered, found.audited) == (1, 2)
+
     def test_without_an_audit_there_is_none(self) -> None:
         assert audit_of(self.study([]), 3) is None

@@ -103,6 +103,20 @@ class TestConfigurations:
         assert told["trials"] == 6, "final runs are no trials of the search"
         assert told["best"]["trial"] == "best0002"
 
+    def test_fresh_seeds_that_did_not_come_to_their_end_do_not_rank_and_one_that_diverged_is_worth_nothing(
+        self, study: Path, story: Story
+    ) -> None:
+        story.create("seed1", TRIALS["best0002"][0], 2000.0, role="final", seed=1)
+        story.train("seed1", [0.05], 1, 2000.0, outcome="interrupted", to=9)
+        top = configurations(state_of(story.write()))[0]
+        assert (top["n"], top["mAP_mean"]) == (1, 0.42), "still the search's own"
+        story.create("seed2", TRIALS["best0002"][0], 2100.0, role="final", seed=2)
+        story.train("seed2", [0.1] * 8 + [0.40], 1, 2100.0)
+        story.create("seed3", TRIALS["best0002"][0], 2200.0, role="final", seed=3)
+        story.train("seed3", [0.3, 0.4], 1, 2200.0, outcome="diverged", to=9)
+        top = configurations(state_of(story.write()))[0]
+        assert (top["n"], top["mAP_mean"]) == (2, pytest.approx(0.20))
+
 
 class TestSummary:
     def test_counts_and_best(self, study: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from detector.commands import CommandError
 from results.records import JournalError
 from search.curves import Curve, RecordedCurves, SyntheticCurves, encode, gower, load_curves, main
+from search.simulation import simulate_study
 from spaces.distributions import Choice, Float, Integer, When
 from tests.search.builders import hash_score, make_engine, smoke_space, train_leg
 
@@ -135,8 +136,29 @@ class TestRecorded:
         (tmp_path / "study.json").write_text(
             json.dumps({"metric": "mAP", "levels": [9], "space": smoke_space().to_dict()})
         )
-        with pytest.raises(JournalError, match="no trial that was trained to the end"):
+        with pytest.raises(JournalError, match="must have at least 3 trials that were trained to the end; it has 0"):
             load_curves(str(tmp_path))
+
+    def test_a_study_that_pruned_its_base_is_replayed_from_the_nearest_there_is(self, tmp_path: Path) -> None:
+        engine = make_engine(tmp_path, trials=40)
+        base = engine.space.base.hash()
+        while (leg := engine.next_leg()) is not None:
+            worst = engine.state.trials[leg.trial].config_hash == base
+            train_leg(engine, leg, (lambda trial, epoch: 0.0) if worst else hash_score)
+        plan = {
+            "metric": "mAP",
+            "levels": [1, 3, 9],
+            "space": smoke_space().to_dict(),
+            "command": "python -m search.run",
+        }
+        plan |= dict.fromkeys(("name", "profile", "epochs", "seed", "dataset", "versions", "commit"), "")
+        (tmp_path / "study.json").write_text(json.dumps(plan))
+        curves = load_curves(str(tmp_path))
+        assert isinstance(curves, RecordedCurves)
+        assert base not in curves.by_hash
+        assert curves.space.base.hash() in curves.by_hash
+        outcome = simulate_study(curves, scheduler="asha", sampler="tpe", workers=2, seed=0, trials=len(curves.curves))
+        assert outcome.trials == len(curves.curves)
 
     @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"curves": []}'])
     def test_a_file_of_something_else_is_refused(self, tmp_path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from results.state import StudyState
 from search.clean import main
 from search.disk import apply_keep, droppable, may_go_on, worst_case_bytes
-from search.engine import Engine
+from search.engine import Engine, Limits
 from tests.search.builders import hash_score, make_engine, train_leg
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -82,6 +82,21 @@ def test_a_dropped_trial_that_is_promoted_trains_from_the_start_and_the_journal_
     started = engine.state.records[-1]
     assert (started["from_epoch"], started["repeated_epochs"]) == (0, 1)
     assert not engine.state.trials[leg.trial].checkpoint_dropped
+
+
+def test_an_audit_of_a_dropped_trial_journals_what_it_repeats(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, limits=Limits(6, audit=5))
+    while (leg := engine.next_leg()) is not None and engine.state.trials[leg.trial].role == "search":
+        train_leg(engine, leg, hash_score)
+    assert leg is not None
+    engine.on_leg_end(leg.trial, "interrupted", reason="stopped")
+    source = engine.state.trials[engine.state.trials[leg.trial].of]
+    engine.record("checkpoint_dropped", trial=source.id)
+    again = engine.next_leg()
+    assert again is not None
+    assert again.trial == leg.trial
+    started = engine.state.records[-1]
+    assert (started["from_epoch"], started["repeated_epochs"]) == (0, source.last_epoch)
 
 
 def test_may_go_on_is_exact_at_the_first_rung(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.engine import Engine, Leg, Limits
-from tests.search.builders import hash_score, make_engine, train_leg
+from search.optuna_samplers import OptunaSampler
+from search.screening import STARTUP_TRIALS
+from tests.search.builders import hash_score, make_engine, smoke_space, train_leg
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -92,3 +94,25 @@ def test_a_line_torn_by_the_kill_is_cut_and_decided_again(tmp_path: Path) -> Non
         resumed = make_engine(tmp_path / "cut", limits=LIMITS)
     run_in_order(resumed, 1, order[ended:])
     assert decisions(resumed) == decisions(undisturbed)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
+def test_a_resumed_study_of_tpe_proposes_what_it_would_have_without_the_kill(tmp_path: Path, share: float) -> None:
+    """Twenty-four trials on one slot: eight of the screening design, then TPE itself on what the journal tells."""
+    limits = Limits(24)
+
+    def tpe() -> OptunaSampler:
+        return OptunaSampler("tpe", smoke_space(), 0, ["mAP"])
+
+    undisturbed = make_engine(tmp_path / "whole", sampler=tpe(), limits=limits)
+    order = run(undisturbed, 1, random.Random(0))
+    lines = (tmp_path / "whole" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    cut = int(share * len(lines))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "journal.jsonl").write_bytes(b"".join(lines[:cut]))
+    ended = sum(json.loads(line)["event"] == "leg_ended" for line in lines[:cut])
+    resumed = make_engine(tmp_path / "cut", sampler=tpe(), limits=limits)
+    run_in_order(resumed, 1, order[ended:])
+    assert decisions(resumed) == decisions(undisturbed)
+    assert [t.varied for t in resumed.state.trials.values()] == [t.varied for t in undisturbed.state.trials.values()]
+    assert sum(t.proposal is not None and t.proposal > STARTUP_TRIALS for t in resumed.state.trials.values()) > 5

@@ -24,6 +24,7 @@ from search.rungs import (
 )
 
 REPEATABLE = settings(max_examples=100, deadline=None, derandomize=True)
+THOUSANDS = settings(max_examples=2000, deadline=None, derandomize=True)
 
 # Few distinct scores, so that ties are common.
 SCORES = st.integers(0, 6).map(lambda tenth: tenth / 10)
@@ -105,7 +106,7 @@ def goes_on(scheduler: StoppingAsha, scores: list[float]) -> bool:
 
 
 class TestPromotionAsha:
-    @REPEATABLE
+    @THOUSANDS
     @given(st.integers(2, 4), st.lists(st.tuples(st.booleans(), st.integers(0, 50), SCORES_OR_NAN), max_size=60))
     def test_decides_as_algorithm_2_on_any_order_of_events(
         self, eta: int, events: list[tuple[bool, int, float]]
@@ -186,7 +187,7 @@ def ray_scheduler(levels: list[int], eta: int) -> Any:
 
 
 class TestStoppingAsha:
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @settings(max_examples=300, deadline=None, derandomize=True)
     @given(
         st.integers(2, 4),
         st.sampled_from([(1, 9), (1, 27), (2, 20), (1, 10), (3, 81)]),

@@ -145,10 +145,18 @@ class TestFinding:
             ("nothing", "package.module:Class"),
             ("no.such.module:Trainer", "must be importable"),
             ("detector.trainer:NoTrainer", "must be importable"),
+            (":Trainer", "package.module:Class"),
+            ("broken_trainer:Trainer", "importing it said: NameError: name 'nothing' is not defined"),
+            ("torn_trainer:Trainer", "importing it said: SyntaxError"),
             ("detector.trainer:DivergedError", "lacks step, state_dict, load_state_dict"),
         ],
     )
-    def test_what_is_no_trainer_is_refused(self, name: str, said: str) -> None:
+    def test_what_is_no_trainer_is_refused(
+        self, name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "broken_trainer.py").write_text("nothing\n")
+        (tmp_path / "torn_trainer.py").write_text("def (\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
         with pytest.raises(StudyError, match=said):
             trainer_class(name)
 
