@@ -23,11 +23,14 @@ def figure(chart: Chart) -> str:
     """A chart as plotly's JSON: data, layout; colours of text and grid are set by the page, dark or light."""
     data = [trace for mark in chart.marks for trace in _traces(mark)]
     bars = [mark for mark in chart.marks if isinstance(mark, Bars)]
+    from_the_top = bool(bars) or any(isinstance(mark, Heat) for mark in chart.marks)
     layout: dict[str, Any] = {
         "margin": {"l": 60, "r": 20, "t": 10, "b": 50},
         "height": min(MOST_PX, max(LEAST_PX, ROW_PX * max((len(mark.labels) for mark in bars), default=0) * max(1, len(bars)) + 90)),
-        "xaxis": {"title": {"text": chart.x}, "automargin": True, **({"type": "log"} if chart.log_x else {})},
-        "yaxis": {"title": {"text": chart.y}, "automargin": True, **({"autorange": "reversed"} if bars else {})},
+        "autosize": True,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8888", "activecolor": "#888"},
+        "xaxis": {**_axis(chart.x), **({"type": "log"} if chart.log_x else {})},
+        "yaxis": {**_axis(chart.y), **({"autorange": "reversed"} if from_the_top else {})},
         "barmode": "group",
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": -0.25},
@@ -40,6 +43,10 @@ def figure(chart: Chart) -> str:
     if chart.from_zero:
         layout["xaxis" if bars else "yaxis"]["rangemode"] = "tozero"
     return json.dumps({"data": data, "layout": layout}, allow_nan=False)
+
+
+def _axis(title: str) -> dict[str, Any]:
+    return {"title": {"text": title, "standoff": 14}, "automargin": True, "exponentformat": "none"}
 
 
 def _traces(mark: Mark) -> list[dict[str, Any]]:

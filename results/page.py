@@ -16,7 +16,7 @@ from results.tables import Row
 from results.views import Evidence, View, compared_trials, views
 
 GALLERY_TITLES = {
-    "found": "Found whole",
+    "found": "Found best",
     "false alarms": "Surest false alarms",
     "misses": "Most missed",
 }

@@ -106,8 +106,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; } caption
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; vertical-align: top; }
 td:last-child, .facts td { white-space: normal; } .best td { font-weight: 650; }
 .scroll { overflow-x: auto; } figure { margin: .4rem 0 1.6rem; } figcaption { font-size: .85rem; opacity: .85; }
-.chart { width: 100%; min-height: 340px; } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
-img { max-width: 100%; height: auto; } code, pre { font-size: .85rem; } pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); }
+.chart { width: 100%; min-height: 340px; overflow: hidden; } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
+img { max-width: 100%; height: auto; } figure img { width: min(100%, 60rem); } code, pre { font-size: .85rem; } pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); }
 summary { cursor: pointer; }
 """
 
