@@ -6,7 +6,6 @@ draw_plotly.py draws them into the report, draw_matplotlib.py as SVG and PNG for
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +14,12 @@ import numpy as np
 
 from results.ablation import ablation_rows
 from results.confusion import confusion_of
-from results.importance import effects
+from results.evidence import Evidence
 from results.matching import RECALL_THRESHOLDS
 from results.pareto import objective_values, pareto_front
 from results.state import Trial
-from results.tables import differences, show, varied_fields
-from results.views import Evidence, View, classes_view, compared_trials
+from results.tables import show, varied_fields
+from results.views import View, classes_view, compared_trials
 
 # Okabe and Ito's colours, which readers with any colour vision tell apart; grey for what is in the background.
 COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999")
@@ -221,7 +220,7 @@ def parallel(evidence: Evidence) -> Chart | None:
     """Parallel coordinates of the fields that varied, coloured by the score at the first rung."""
     rows = _first_rung(evidence)
     fields = varied_fields(evidence.state)
-    order = [e.field for e in effects(evidence.state)]
+    order = [e.field for e in evidence.effects]
     fields = sorted(fields, key=lambda name: order.index(name) if name in order else len(order))[:MOST_AXES]
     if len(rows) < 2 or not fields:
         return None
@@ -247,7 +246,7 @@ def slices(evidence: Evidence) -> list[Chart]:
     """Score at the first rung by each field's value, the fields that went with it most first."""
     rows = _first_rung(evidence)
     made = []
-    for effect in effects(evidence.state)[:MOST_SLICES]:
+    for effect in evidence.effects[:MOST_SLICES]:
         pairs = [(trial, score) for trial, score in rows if effect.field in trial.config]
         values = [trial.config[effect.field] for trial, _ in pairs]
         numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
@@ -271,7 +270,7 @@ def slices(evidence: Evidence) -> list[Chart]:
 
 def importance(evidence: Evidence) -> Chart | None:
     """How much of the first rung's spread each field goes with, with the interval of a bootstrap over trials."""
-    found = effects(evidence.state)
+    found = evidence.effects
     if not found:
         return None
     bars = Bars(
@@ -372,22 +371,3 @@ def confusion(evidence: Evidence) -> Chart | None:
         "confusion", "What the best takes for what", [Heat(names, names, found.tolist())], "detected as", "is",
         "Boxes at IoU 0.5 and the score of best F1 of each class; right column: missed, bottom row: false alarms.",
     )  # fmt: skip
-
-
-def headline_numbers(evidence: Evidence) -> dict[str, str]:
-    """The few numbers that stand on top of the report."""
-    state = evidence.state
-    best = state.best_trial("search")
-    epoch = best.ranked_epoch(state.metric) if best else None
-    if best is None or epoch is None:
-        return {}
-    low, high = evidence.image_interval(best.id)
-    told = {"best mAP": f"{best.score('mAP', epoch):.3f}", "AP50": f"{best.score('AP50', epoch):.3f}"}
-    if not math.isnan(low):
-        told["95 % over images"] = f"{low:.3f} .. {high:.3f}"
-    finals = [t.ranked_score(state.metric) for t in state.with_role("final") if t.config_hash == best.config_hash]
-    if finals:
-        told[f"mean of {len(finals)} fresh seeds"] = f"{statistics.fmean(finals):.3f}"
-    told["trials"] = str(len(state.with_role("search")))
-    told["differs from the base in"] = str(len(differences(state, best)))
-    return told

@@ -13,14 +13,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from results.evidence import Evidence
 from results.records import JournalError
-from results.rendering import FORMATS, as_rich, render
+from results.rendering import add_table_options, print_views
 from results.resampling import CONFIDENCE, class_difference_intervals, difference_interval
 from results.state import Trial
 from results.statistics import paired_difference
-from results.table import open_evidence
 from results.tables import Row, configurations, show
-from results.views import Evidence, View, interval, number
+from results.views import View, interval, number
 
 LEAST_SHARED = 2  # seeds that both have, from which on they are paired
 
@@ -153,24 +153,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("a", type=Path, help="study folder")
     parser.add_argument("b", type=Path, help="study folder")
-    parser.add_argument("--as", dest="kind", choices=FORMATS, help="(default: for the terminal)")
-    parser.add_argument(
-        "--group-by", metavar="KEY", help="key of the validation images' COCO records whose images are not independent, e.g. sequence"
-    )  # fmt: skip
+    add_table_options(parser)
     options = parser.parse_args(arguments)
     try:
-        found = compare(open_evidence(options.a, options.group_by), open_evidence(options.b))
+        found = compare(Evidence(options.a, options.group_by), Evidence(options.b))
     except (JournalError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    if options.kind is not None:
-        print("\n".join(render(view, options.kind) for view in found), end="")
-        return
-    from rich.console import Console
-
-    console = Console()
-    for view in found:
-        console.print(as_rich(view), highlight=False)
+    print_views(found, options.kind)
 
 
 if __name__ == "__main__":

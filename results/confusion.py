@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from results.evidence import DETECTIONS_NAME
+from results.evidence import DETECTIONS_NAME, Evidence
 from results.matching import iou_xywh
 from results.state import Trial
-from results.views import Evidence
 
 IOU = 0.5
 FALLBACK_SCORE = 0.5  # of a class of which no best F1 is known

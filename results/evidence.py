@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from results.importance import Effect, effects
 from results.matching import Matches, match
 from results.records import GROUND_TRUTH_NAME, JournalError
+from results.resampling import REPLICATES, ImageInterval, class_intervals, mAP_interval
+from results.state import read_study
 
 DETECTIONS_NAME = "detections.json"
 
@@ -63,3 +68,60 @@ def groups_of(ground_truth: dict[str, Any], key: str | None) -> Sequence[Any] | 
             f"not, {lacking[0]} for one. Its records have {', '.join(sorted(images[0]))}"
         )
     return [row[key] for row in images]
+
+
+class Evidence:
+    """A study with what its numbers rest on; what takes long is worked out once for all tables and plots."""
+
+    def __init__(self, folder: Path, group_by: str | None = None, seed: int = 0) -> None:
+        """Reads the study of a folder; `group_by`: key of the images' records whose images are not independent.
+
+        Raises: JournalError where the folder is no study, or its images lack the key to group by.
+        """
+        self.folder, self.group_by, self.seed = folder, group_by, seed
+        self.plan, self.state = read_study(folder)
+        self.ground_truth = read_ground_truth(folder)
+        if group_by is not None and self.ground_truth is None:
+            raise JournalError(f"--group-by {group_by}: {folder} is from before studies kept their ground truth")
+        self.groups = groups_of(self.ground_truth, group_by) if self.ground_truth else None
+        self._matches: dict[str, Matches | None] = {}
+        self._images: dict[str, tuple[float, float]] = {}
+        self._classes: dict[str, list[ImageInterval]] = {}
+
+    @functools.cached_property
+    def effects(self) -> list[Effect]:
+        """What varied and went with the score at the first rung."""
+        return effects(self.state)
+
+    def matches(self, trial: str) -> Matches | None:
+        """A trial's detections against the ground truth; None where the study has not kept them."""
+        if trial not in self._matches:
+            self._matches[trial] = matches_of(self.folder, self.ground_truth, trial) if self.ground_truth else None
+        return self._matches[trial]
+
+    def image_interval(self, trial: str) -> tuple[float, float]:
+        """95 % of a trial's mAP over validation images; NaN without matches."""
+        found = self.matches(trial)
+        if found is None:
+            return math.nan, math.nan
+        if trial not in self._images:
+            interval = mAP_interval(found, self.groups, seed=self.seed)
+            self._images[trial] = interval.low, interval.high
+        return self._images[trial]
+
+    def class_intervals(self, trial: str) -> list[ImageInterval]:
+        """The same for each class; none without matches."""
+        found = self.matches(trial)
+        if found is None:
+            return []
+        if trial not in self._classes:
+            self._classes[trial] = class_intervals(found, self.groups)
+        return self._classes[trial]
+
+    def about_images(self) -> str:
+        """What an interval over images was drawn from."""
+        units = f"groups of images by {self.group_by}" if self.group_by else "images"
+        return (
+            f"{REPLICATES} bootstrap samples of the {self.plan['dataset']['val_images']} validation {units}, the bias of AP on "
+            "few images taken off"
+        )

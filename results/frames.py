@@ -6,8 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results.records import JOURNAL_NAME, read_journal, read_plan
-from results.state import STATES, StudyState
+from results.state import STATES, StudyState, read_study
 from results.tables import ROLES, leaderboard, show, varied_fields
 
 if TYPE_CHECKING:
@@ -22,8 +21,7 @@ def load(folder: str | Path) -> StudyFrames:
     Raises: JournalError where the folder is no study.
     """
     place = Path(folder)
-    plan = read_plan(place)
-    return StudyFrames(place, plan, StudyState.of_plan(plan, read_journal(place / JOURNAL_NAME)))
+    return StudyFrames(place, *read_study(place))
 
 
 class StudyFrames:

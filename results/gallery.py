@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from results.confusion import by_image, pair, shown_detections
+from results.evidence import Evidence
 from results.state import Trial
-from results.views import Evidence
 
 EACH = 2  # pictures of a kind
 WIDTH_PX, STACKED_FROM = (

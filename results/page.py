@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import html
+import math
 import shlex
+import statistics
 from typing import Any
 
 from results.audit import Audit
-from results.charts import Chart, charts, headline_numbers
+from results.charts import Chart, charts
+from results.evidence import Evidence
 from results.gallery import examples
 from results.heading import counts, headline
 from results.pages import Section, facts, folded, numbers, page_of, picture, plot, table, titled, view_table
 from results.state import Trial
-from results.tables import Row
-from results.views import Evidence, View, compared_trials, views
+from results.tables import Row, differences
+from results.views import View, compared_trials, views
 
 GALLERY_TITLES = {
     "found": "Found best",
@@ -31,7 +34,7 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
     head = [
         f"<h1>{html.escape(plan['name'])}</h1>",
         "" if ablated else f"<p class=headline>{html.escape(headline(summary))}</p>",
-        numbers(headline_numbers(evidence)),
+        numbers(_headline_numbers(evidence)),
         f"<p>{html.escape(counts(summary))}; {summary['wall_seconds'] / 60:.1f} minutes</p>",
     ]
     sections = [
@@ -48,6 +51,25 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
         Section("provenance", "Provenance", [facts(_provenance(plan)), _commands(evidence)]),
     ]  # fmt: skip
     return page_of(plan["name"], head, sections)
+
+
+def _headline_numbers(evidence: Evidence) -> dict[str, str]:
+    """The few numbers that stand on top of the report."""
+    state = evidence.state
+    best = state.best_trial("search")
+    epoch = best.ranked_epoch(state.metric) if best else None
+    if best is None or epoch is None:
+        return {}
+    low, high = evidence.image_interval(best.id)
+    told = {"best mAP": f"{best.score('mAP', epoch):.3f}", "AP50": f"{best.score('AP50', epoch):.3f}"}
+    if not math.isnan(low):
+        told["95 % over images"] = f"{low:.3f} .. {high:.3f}"
+    finals = [t.ranked_score(state.metric) for t in state.with_role("final") if t.config_hash == best.config_hash]
+    if finals:
+        told[f"mean of {len(finals)} fresh seeds"] = f"{statistics.fmean(finals):.3f}"
+    told["trials"] = str(len(state.with_role("search")))
+    told["differs from the base in"] = str(len(differences(state, best)))
+    return told
 
 
 def _result(evidence: Evidence, tables: dict[str, View], drawn: dict[str, Chart], audit: Audit | None) -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from results.charts import charts
 from results.draw_matplotlib import drawn
+from results.evidence import Evidence
 from results.records import JournalError
-from results.table import open_evidence
 
 FORMATS = ("svg", "png")
 
@@ -19,7 +19,7 @@ def write_plots(folder: Path, out: Path, kind: str) -> list[Path]:
 
     Raises: JournalError where the folder is no study.
     """
-    found = charts(open_evidence(folder))
+    found = charts(Evidence(folder))
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in found:

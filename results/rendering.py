@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import html
+from collections.abc import Sequence
 from typing import Any
 
 from results.tables import as_csv
@@ -78,3 +80,23 @@ def as_html(view: View) -> str:
         f"<div class=scroll><table><caption>{html.escape(view.caption)}.</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """How tables are written, and which images are not independent: the same for every command that prints them."""
+    parser.add_argument("--as", dest="kind", choices=FORMATS, help="(default: for the terminal)")
+    parser.add_argument(
+        "--group-by", metavar="KEY", help="key of the validation images' COCO records whose images are not independent, e.g. sequence"
+    )  # fmt: skip
+
+
+def print_views(found: Sequence[View], kind: str | None) -> None:
+    """Prints views in one of FORMATS, or for the terminal."""
+    if kind is not None:
+        print("\n".join(render(view, kind) for view in found), end="")
+        return
+    from rich.console import Console
+
+    console = Console()
+    for view in found:
+        console.print(as_rich(view), highlight=False)

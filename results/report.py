@@ -18,13 +18,13 @@ from results.ablation import ablation_rows, as_latex, caption
 from results.audit import Audit, audit_of, top_of
 from results.charts import learning_curves
 from results.draw_matplotlib import drawn
+from results.evidence import Evidence
 from results.heading import counts
-from results.importance import Effect, effects
+from results.importance import Effect
 from results.page import page
 from results.pareto import pareto_front
 from results.records import JournalError
 from results.state import StudyState
-from results.table import open_evidence
 from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, summary
 
 
@@ -47,13 +47,13 @@ def write_results(folder: Path) -> Results:
 
     Raises: JournalError where the folder is no study.
     """
-    evidence = open_evidence(folder)
+    evidence = Evidence(folder)
     plan, state = evidence.plan, evidence.state
     out = folder / "results"
     out.mkdir(exist_ok=True)
     ablated = "steps" in plan
     found = Results(
-        summary(plan, state), leaderboard(state), configurations(state), [] if ablated else effects(state),
+        summary(plan, state), leaderboard(state), configurations(state), [] if ablated else evidence.effects,
         ablation_rows(plan, state) if ablated else [], caption(plan, state) if ablated else "", audit=audit_of(state, top_of(plan, state)),
     )  # fmt: skip
     if len(plan.get("objectives", [])) > 1:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from results.records import JOURNAL_NAME, read_journal, read_plan
 
 STATES = ("finished", "pruned", "failed", "diverged", "infeasible", "stopped")
 RANK_ON = ("best", "last")
@@ -244,3 +247,12 @@ class StudyState:
         role = role or next((trial.role for trial in self.trials.values()), "")
         scored = [t for t in self.with_role(role) if not math.isnan(t.ranked_score(self.metric))]
         return max(scored, key=lambda t: (t.rung, t.ranked_score(self.metric), -t.number), default=None)
+
+
+def read_study(folder: Path) -> tuple[dict[str, Any], StudyState]:
+    """Plan and replayed state of a study folder.
+
+    Raises: JournalError where the folder is no study.
+    """
+    plan = read_plan(folder)
+    return plan, StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME))

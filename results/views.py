@@ -10,13 +10,9 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from results.ablation import ablation_rows, caption
-from results.evidence import groups_of, matches_of, read_ground_truth
-from results.matching import Matches
-from results.resampling import REPLICATES, class_intervals, mAP_interval
+from results.evidence import Evidence
 from results.state import StudyState, Trial
 from results.statistics import differences, mean_interval
 from results.tables import Row, configurations, show
@@ -44,41 +40,6 @@ class View:
     def cells(self) -> list[list[str]]:
         """The told cells, row by row."""
         return [[tell(row) for tell in self.columns.values()] for row in self.rows]
-
-
-@dataclass
-class Evidence:
-    """A study with what its numbers rest on, read once for all views."""
-
-    folder: Path
-    plan: dict[str, Any]
-    state: StudyState
-    group_by: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.ground_truth = read_ground_truth(self.folder)
-        self.groups = groups_of(self.ground_truth, self.group_by) if self.ground_truth else None
-        self._matches: dict[str, Matches | None] = {}
-
-    def matches(self, trial: str) -> Matches | None:
-        """A trial's detections against the ground truth; None where the study has not kept them."""
-        if trial not in self._matches:
-            self._matches[trial] = matches_of(self.folder, self.ground_truth, trial) if self.ground_truth else None
-        return self._matches[trial]
-
-    def image_interval(self, trial: str) -> tuple[float, float]:
-        """95 % of a trial's mAP over validation images; NaN without matches."""
-        found = self.matches(trial)
-        if found is None:
-            return math.nan, math.nan
-        interval = mAP_interval(found, self.groups, seed=self.seed)
-        return interval.low, interval.high
-
-    def about_images(self) -> str:
-        """What an interval over images was drawn from."""
-        units = f"groups of images by {self.group_by}" if self.group_by else "images"
-        return f"{REPLICATES} bootstrap samples of the {self.plan['dataset']['val_images']} validation {units}, the bias of AP on few images taken off"
 
 
 def views(evidence: Evidence) -> list[View]:
@@ -266,10 +227,8 @@ def classes_view(evidence: Evidence) -> View:
     found = evidence.matches(best.id) if best is not None and "best" in trials else None
     spread: dict[str, tuple[float, float]] = {}
     counts: dict[str, int] = {}
-    if found is not None:
-        for name, kind, image in zip(
-            found.class_names, found.classes, class_intervals(found, evidence.groups), strict=True
-        ):
+    if best is not None and found is not None:
+        for name, kind, image in zip(found.class_names, found.classes, evidence.class_intervals(best.id), strict=True):
             spread[name], counts[name] = (image.low, image.high), int(kind.boxes.sum())
     rows: list[Row] = []
     for name in evidence.plan["dataset"]["classes"]:

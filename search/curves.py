@@ -21,8 +21,8 @@ import numpy as np
 
 from detector.commands import CommandError, command
 from detector.config import ConfigError
-from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
-from results.state import StudyState, Trial
+from results.records import JournalError
+from results.state import Trial, read_study
 from search.journal import write_atomically
 from spaces.distributions import Choice, Distribution, When, as_tuple, concrete
 from spaces.fitting import DatasetFacts
@@ -130,8 +130,7 @@ class RecordedCurves:
 
         Raises: JournalError where no trial was trained to the end.
         """
-        plan = read_plan(folder)
-        state = StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME))
+        plan, state = read_study(folder)
         space = ResolvedSpace.from_dict(plan["space"])
         if plan.get("budget_unit", "epochs") != "epochs":
             raise JournalError(f"{folder}: curves are by epoch; its budget is in {plan['budget_unit']}")

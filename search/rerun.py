@@ -16,8 +16,8 @@ from typing import Any
 
 from detector.commands import CommandError, check_torch_pair, command
 from detector.config import DetectorConfig
-from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
-from results.state import StudyState, Trial
+from results.records import JournalError
+from results.state import StudyState, Trial, read_study
 from search.options import StudyError
 
 COMPARED = ("train_loss", "mAP", "AP50")
@@ -40,8 +40,7 @@ def find_trial(state: StudyState, name: str) -> Trial:
 
 def rerun(folder: Path, name: str, epochs: int | None = None, device: str | None = None) -> dict[str, Any]:
     """Epoch by epoch the recorded and the new numbers, and the largest difference of each."""
-    plan = read_plan(folder)
-    state = StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME))
+    plan, state = read_study(folder)
     trial = find_trial(state, name)
     last = min(epochs or trial.last_epoch, trial.last_epoch)
     legs = [r for r in state.records if r["event"] == "leg_started" and r["trial"] == trial.id]

@@ -14,13 +14,13 @@ from results.charts import Bars, Chart, Heat, Line, Parallel, Points, charts
 from results.confusion import confusion_of, pair
 from results.draw_matplotlib import drawn
 from results.draw_plotly import figure
+from results.evidence import Evidence
 from results.gallery import examples
 from results.plots import main
-from results.table import open_evidence
 
 
 def by_name(folder: Path) -> dict[str, Chart]:
-    return {chart.name: chart for chart in charts(open_evidence(folder))}
+    return {chart.name: chart for chart in charts(Evidence(folder))}
 
 
 class TestCharts:
@@ -49,7 +49,7 @@ class TestCharts:
         assert bars.low[1] < bars.values[1] < bars.high[1]
 
     def test_precision_and_recall_end_at_ap50(self, seen: Path) -> None:
-        evidence = open_evidence(seen)
+        evidence = Evidence(seen)
         found = evidence.matches("best0002")
         assert found is not None
         at_half = [m for m in by_name(seen)["precision_recall"].marks if isinstance(m, Line)]
@@ -66,7 +66,7 @@ class TestCharts:
 class TestDrawing:
     @pytest.mark.parametrize("where", ["seen", "chain"])
     def test_every_chart_can_be_drawn_both_ways(self, where: str, request: pytest.FixtureRequest) -> None:
-        for chart in charts(open_evidence(request.getfixturevalue(where))):
+        for chart in charts(Evidence(request.getfixturevalue(where))):
             told = json.loads(figure(chart))
             assert len(told["data"]) == len(chart.marks)
             assert drawn(chart, "png").startswith(b"\x89PNG")
@@ -101,7 +101,7 @@ class TestConfusion:
         assert sorted(pair(truths, found)) == [(0, 0), (1, 2)]
 
     def test_rows_sum_to_the_boxes_of_each_class(self, seen: Path) -> None:
-        evidence = open_evidence(seen)
+        evidence = Evidence(seen)
         counts = confusion_of(evidence, evidence.state.trials["best0002"])
         assert counts is not None
         assert evidence.ground_truth is not None
@@ -118,7 +118,7 @@ class TestGallery:
         (seen / "study.json").write_text(json.dumps(plan))
         for number in range(1, 17):
             Image.new("RGB", (100, 100), "#303030").save(tmp_path / f"{number}.png")
-        evidence = open_evidence(seen)
+        evidence = Evidence(seen)
         shown = examples(evidence, evidence.state.trials["best0002"])
         assert {example.kind for example in shown} <= {"found", "false alarms", "misses"}
         assert len(shown) >= 3
@@ -126,7 +126,7 @@ class TestGallery:
         assert len({example.file_name for example in shown}) == len(shown), "an image is shown once"
 
     def test_moved_data_leave_no_picture_and_no_error(self, seen: Path) -> None:
-        evidence = open_evidence(seen)
+        evidence = Evidence(seen)
         assert examples(evidence, evidence.state.trials["best0002"]) == []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from results.compare import compare, main
-from results.table import open_evidence
+from results.evidence import Evidence
 from results.views import View
 
 
@@ -31,7 +31,7 @@ def copied(folder: Path, name: str, shift: float = 0.0, **dataset: Any) -> Path:
 
 
 def views_of(a: Path, b: Path) -> dict[str, View]:
-    return {view.name: view for view in compare(open_evidence(a), open_evidence(b))}
+    return {view.name: view for view in compare(Evidence(a), Evidence(b))}
 
 
 def test_a_study_does_not_differ_from_itself(seen: Path) -> None:
@@ -103,4 +103,4 @@ def test_a_study_without_a_score_is_refused(study: Path, story: Any, tmp_path: P
     empty = copied(study, "empty")
     (empty / "journal.jsonl").write_text("")
     with pytest.raises(ValueError, match="must have a trial that has scored"):
-        compare(open_evidence(study), open_evidence(empty))
+        compare(Evidence(study), Evidence(empty))

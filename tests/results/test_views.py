@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from results.evidence import Evidence
 from results.rendering import as_html, as_latex, as_markdown, as_rich, render
-from results.table import main, open_evidence
+from results.table import main
 from results.views import interval, interval_decimals, number, p_value, star, views
 
 NAN = math.nan
@@ -38,7 +39,7 @@ class TestRounding:
 
 class TestRanking:
     def test_one_seed_each_is_told_as_what_it_is(self, study: Path) -> None:
-        ranking = views(open_evidence(study))[0]
+        ranking = views(Evidence(study))[0]
         assert ranking.rows[0]["config"] == ranking.cells()[0][1]
         assert "95 % over seeds" not in ranking.columns
         assert "95 % over images" not in ranking.columns
@@ -46,7 +47,7 @@ class TestRanking:
         assert "0123456789abcdef" in ranking.caption
 
     def test_with_matches_it_has_an_interval_over_images(self, seen: Path) -> None:
-        ranking = views(open_evidence(seen))[0]
+        ranking = views(Evidence(seen))[0]
         first = ranking.rows[0]
         assert first["images_low"] < first["images_high"]
         assert "bootstrap samples of the 16 validation images" in ranking.caption
@@ -55,13 +56,13 @@ class TestRanking:
         )
 
     def test_images_may_be_drawn_by_sequence(self, seen: Path) -> None:
-        by_image = views(open_evidence(seen))[0].rows[0]
-        by_sequence = views(open_evidence(seen, "sequence"))[0]
+        by_image = views(Evidence(seen))[0].rows[0]
+        by_sequence = views(Evidence(seen, "sequence"))[0]
         assert by_sequence.rows[0]["images_low"] != by_image["images_low"]
         assert "groups of images by sequence" in by_sequence.caption
 
     def test_fresh_seeds_rank_with_their_interval_and_who_is_not_told_apart(self, finals: Path) -> None:
-        ranking = views(open_evidence(finals))[0]
+        ranking = views(Evidence(finals))[0]
         first, second = ranking.rows[:2]
         # b: .39 .40 .41, mean .40, interval .40 +- 4.3027 x .01 / sqrt(3)
         assert (first["mAP_mean"], first["seeds_low"]) == (
@@ -77,7 +78,7 @@ class TestRanking:
 
 class TestOthers:
     def test_classes_have_their_boxes_and_the_bests_interval(self, seen: Path) -> None:
-        classes = next(view for view in views(open_evidence(seen)) if view.name == "classes")
+        classes = next(view for view in views(Evidence(seen)) if view.name == "classes")
         car = classes.rows[0]
         assert (car["class"], car["base"], car["best"]) == ("car", 0.30, 0.42)
         assert car["boxes"] > 0
@@ -85,17 +86,17 @@ class TestOthers:
         assert classes.cells()[1][classes_column(classes.columns, "best")] == "-", "COCO's -1 is no score"
 
     def test_cost_counts_every_epoch_of_a_configuration(self, study: Path) -> None:
-        cost = next(view for view in views(open_evidence(study)) if view.name == "cost")
+        cost = next(view for view in views(Evidence(study)) if view.name == "cost")
         assert (cost.rows[0]["epochs"], cost.rows[0]["seconds_per_epoch"]) == (9, 2.0)
         assert cost.rows[0]["minutes"] == pytest.approx(18 / 60)
 
     def test_sizes_say_what_small_is(self, study: Path) -> None:
-        sizes = next(view for view in views(open_evidence(study)) if view.name == "sizes")
+        sizes = next(view for view in views(Evidence(study)) if view.name == "sizes")
         assert "less than 32 x 32 pixels" in sizes.caption
         assert [row["what"] for row in sizes.rows] == ["base", "best"]
 
     def test_an_ablation_has_steps_for_a_ranking(self, chain: Path) -> None:
-        found = views(open_evidence(chain))
+        found = views(Evidence(chain))
         assert [view.name for view in found] == ["ablation", "classes", "sizes", "cost"]
         steps = found[0]
         assert steps.bold == frozenset({1})
@@ -109,19 +110,19 @@ def classes_column(columns: object, name: str) -> int:
 
 class TestForms:
     def test_markdown_has_the_best_in_bold_and_the_caption(self, study: Path) -> None:
-        ranking = views(open_evidence(study))[0]
+        ranking = views(Evidence(study))[0]
         lines = as_markdown(ranking).splitlines()
         assert len({line.count("|") for line in lines[: 2 + len(ranking.rows)]}) == 1
         assert lines[2].startswith("| **1** |")
         assert lines[-1] == ranking.caption + "."
 
     def test_csv_is_the_raw_rows(self, study: Path) -> None:
-        ranking = views(open_evidence(study))[0]
+        ranking = views(Evidence(study))[0]
         rows = list(csv.DictReader(io.StringIO(render(ranking, "csv"))))
         assert [float(row["mAP_mean"]) for row in rows[:2]] == [0.42, 0.30]
 
     def test_latex_is_booktabs_and_escaped(self, chain: Path) -> None:
-        text = as_latex(views(open_evidence(chain))[0])
+        text = as_latex(views(Evidence(chain))[0])
         assert r"\toprule" in text
         assert r"+deep\_heads" in text
         assert r"95 \%" in text
@@ -129,7 +130,7 @@ class TestForms:
         assert body.count(r"\textbf{+giou}") == 1
 
     def test_html_escapes_what_users_named(self, study: Path) -> None:
-        text = as_html(views(open_evidence(study))[0])
+        text = as_html(views(Evidence(study))[0])
         assert "<b>&</b>" not in text
         assert "hand-made &lt;b&gt;" in text
 
@@ -137,7 +138,7 @@ class TestForms:
         from rich.console import Console
 
         console = Console(width=200, record=True, file=io.StringIO())
-        ranking = views(open_evidence(study))[0]
+        ranking = views(Evidence(study))[0]
         console.print(as_rich(ranking))
         text = console.export_text()
         assert all(cell in text for row in ranking.cells() for cell in row)
