@@ -83,11 +83,9 @@ def compare(
 def compare_study(options: argparse.Namespace) -> list[dict[str, Any]]:
     """`compare` over a study's steps, on --images or on the validation images that its pictures show."""
     from detector.data.coco import read_split
-    from results.records import JOURNAL_NAME, read_journal, read_plan
-    from results.state import StudyState
+    from results.state import read_study
 
-    plan = read_plan(options.compare)
-    state = StudyState.of_plan(plan, read_journal(options.compare / JOURNAL_NAME))
+    plan, state = read_study(options.compare)
     first: dict[str, Path] = {}
     if "steps" in plan:
         for step in plan["steps"]:

@@ -11,6 +11,7 @@ import math
 import statistics
 from typing import Any
 
+from results.rendering import latex_table
 from results.state import StudyState, Trial
 from results.statistics import POWER, Difference, differences
 from results.tables import Row, show
@@ -18,6 +19,7 @@ from results.tables import Row, show
 DIFFERENCE_COLUMNS = (
     "delta", "delta_low", "delta_high", "p_holm", "effect_size", "detectable", "paired_low", "paired_high", "seed_correlation",
 )  # fmt: skip
+FIRST = "first"  # of a plan's `compare`: every step against the first, not against the one above
 SCORES = ("AP50", "AP_small", "AP_medium", "AP_large")
 
 
@@ -56,10 +58,12 @@ def finished_trials(state: StudyState, step: str) -> list[Trial]:
 
 
 def step_differences(plan: dict[str, Any], state: StudyState) -> list[Difference]:
-    """Each step of the chain against the one above it, in mAP of the last epoch."""
+    """Each step against the one above it, or all against the first, in mAP of the last epoch."""
     names = [step["name"] for step in plan["steps"]]
+    first = plan.get("compare") == FIRST
+    pairs = [(step, names[0] if first else above) for above, step in itertools.pairwise(names)]
     scores = {name: {t.seed: last_score(t, "mAP") for t in finished_trials(state, name)} for name in names}
-    return differences(scores, [(step, above) for above, step in itertools.pairwise(names)])
+    return differences(scores, pairs)
 
 
 def _difference(found: Difference | None) -> Row:
@@ -104,10 +108,18 @@ def caption(plan: dict[str, Any], state: StudyState) -> str:
     )
 
 
+def title(plan: dict[str, Any]) -> str:
+    """How a plan's steps stand to one another."""
+    if plan.get("compare") == FIRST:
+        return f"steps, each against {plan['steps'][0]['name']}"
+    return "steps, each on top of the one above"
+
+
 def legend(plan: dict[str, Any], state: StudyState) -> str:
     """What the table's differences are, and what they could have shown."""
     found = step_differences(plan, state)
-    told = "delta: step minus the step above"
+    against = plan["steps"][0]["name"] if plan.get("compare") == FIRST else "the step above"
+    told = f"delta: step minus {against}"
     sure = [difference.detectable for difference in found if not math.isnan(difference.detectable)]
     if not sure:
         return f"{told}; one seed a step allows no interval: run it with --seeds 3"
@@ -123,23 +135,8 @@ def legend(plan: dict[str, Any], state: StudyState) -> str:
 def as_latex(rows: list[Row], caption_text: str) -> str:
     """Rows as a LaTeX table (booktabs)."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    numeric = "".join("l" if name in ("step", "changed") else "r" for name in names)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_tex(caption_text)}}}",
-        rf"\begin{{tabular}}{{{numeric}}}",
-        r"\toprule",
-    ]
-    lines += [" & ".join(_tex(name) for name in names) + r" \\", r"\midrule"]
-    lines += [" & ".join(_tex(show(row.get(name))) for name in names) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
-def _tex(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text
+    cells = [[show(row.get(name)) for name in names] for row in rows]
+    return latex_table(names, ("step", "changed"), cells, caption_text, "ablation")
 
 
 def _per_class(trials: list[Trial]) -> Row:

@@ -6,112 +6,20 @@ draw_plotly.py draws them into the report, draw_matplotlib.py as SVG and PNG for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from results.ablation import ablation_rows
+from results.ablation import FIRST, ablation_rows
 from results.confusion import confusion_of
 from results.evidence import Evidence
+from results.field_charts import field_charts
+from results.marks import BEST_COLOUR, COLOURS, GREY, Bars, Chart, Heat, Line, Mark, Points
 from results.matching import RECALL_THRESHOLDS
 from results.pareto import objective_values, pareto_front
-from results.state import Trial
-from results.tables import show, varied_fields
-from results.views import View, classes_view, compared_trials
+from results.view import View
+from results.views import classes_view, compared_trials
 
-# Okabe and Ito's colours, which readers with any colour vision tell apart; grey for what is in the background.
-COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999")
-GREY, BEST_COLOUR = "#999999", "#D55E00"
 MOST_LINES = 400  # learning curves drawn one by one; of more, those of the best
-MOST_SLICES, MOST_AXES = 12, 12  # fields that get a plot, or an axis, of their own
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line through points; `where` tells each point in words."""
-
-    x: Sequence[float]
-    y: Sequence[float]
-    name: str
-    colour: str
-    width: float = 1.2
-    dashed: bool = False
-    steps: bool = False
-    legend: bool = False
-    points: bool = True
-
-
-@dataclass(frozen=True)
-class Points:
-    """Points by themselves."""
-
-    x: Sequence[Any]
-    y: Sequence[float]
-    texts: Sequence[str]
-    name: str
-    colour: str
-    size: float = 7.0
-    legend: bool = False
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Horizontal bars from a start, with whiskers where low and high are numbers."""
-
-    labels: Sequence[str]
-    values: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-    name: str
-    colour: str
-    starts: Sequence[float] = ()
-
-
-@dataclass(frozen=True)
-class Heat:
-    """Counts in cells."""
-
-    columns: Sequence[str]
-    rows: Sequence[str]
-    values: Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of parallel coordinates: numbers, or positions of named options."""
-
-    name: str
-    values: Sequence[float]
-    options: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Parallel:
-    """Parallel coordinates, each line a trial, coloured by a score."""
-
-    axes: Sequence[Axis]
-    colour_by: Sequence[float]
-    colour_name: str
-
-
-Mark = Line | Points | Bars | Heat | Parallel
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Marks on axes, with what to read in it."""
-
-    name: str  # of its file and place in the page
-    title: str
-    marks: Sequence[Mark]
-    x: str = ""
-    y: str = ""
-    reading: str = ""  # what it shows and what not, in a sentence
-    log_x: bool = False
-    vertical_lines: Sequence[float] = field(default_factory=tuple)
-    from_zero: bool = False
 
 
 def charts(evidence: Evidence) -> list[Chart]:
@@ -120,7 +28,7 @@ def charts(evidence: Evidence) -> list[Chart]:
     if "steps" in evidence.plan:
         made.append(waterfall(evidence))
     else:
-        made += [best_so_far(evidence), parallel(evidence), *slices(evidence), importance(evidence), front(evidence)]
+        made += [best_so_far(evidence), *field_charts(evidence), front(evidence)]
     made += [class_bars(evidence), precision_recall(evidence), confusion(evidence)]
     return [chart for chart in made if chart is not None]
 
@@ -204,103 +112,32 @@ def best_so_far(evidence: Evidence) -> Chart | None:
     line = Line([*x, spent / 60], [*y, y[-1]], "best so far", COLOURS[3], 2.4, steps=True, points=False)
     return Chart(
         "best_so_far", "Best so far against compute", [line, Points(x, y, texts, "a new best", BEST_COLOUR)],
-        "minutes of training and evaluation, all slots together", state.metric, "A flat end says that more of the same search buys little.",
-        from_zero=True,
-    )  # fmt: skip
-
-
-def _first_rung(evidence: Evidence) -> list[tuple[Trial, float]]:
-    """Trials of the search with their scores at the first rung: all reach it, whoever is pruned later."""
-    state = evidence.state
-    scores = state.arrivals[0] if state.arrivals else {}
-    return [(state.trials[t], s) for t, s in scores.items() if state.trials[t].role == "search" and not math.isnan(s)]
-
-
-def parallel(evidence: Evidence) -> Chart | None:
-    """Parallel coordinates of the fields that varied, coloured by the score at the first rung."""
-    rows = _first_rung(evidence)
-    fields = varied_fields(evidence.state)
-    order = [e.field for e in evidence.effects]
-    fields = sorted(fields, key=lambda name: order.index(name) if name in order else len(order))[:MOST_AXES]
-    if len(rows) < 2 or not fields:
-        return None
-    axes = [_axis(name, [trial.config.get(name) for trial, _ in rows]) for name in fields]
-    score = f"{evidence.state.metric} at {evidence.state.levels[0]}"
-    scores = [value for _, value in rows]
-    return Chart(
-        "parallel", "What was tried", [Parallel([*axes, Axis(score, scores)], scores, score)],
-        reading=f"A line a trial, coloured by its {score} epochs; the fields that went with the score most come first.",
-    )  # fmt: skip
-
-
-def _axis(name: str, values: Sequence[Any]) -> Axis:
-    there = [value for value in values if value is not None]
-    if there and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there):
-        missing = min(there)
-        return Axis(name, [missing if value is None else float(value) for value in values])
-    options = sorted({"-" if value is None else show(value) for value in values})
-    return Axis(name, [float(options.index("-" if value is None else show(value))) for value in values], options)
-
-
-def slices(evidence: Evidence) -> list[Chart]:
-    """Score at the first rung by each field's value, the fields that went with it most first."""
-    rows = _first_rung(evidence)
-    made = []
-    for effect in evidence.effects[:MOST_SLICES]:
-        pairs = [(trial, score) for trial, score in rows if effect.field in trial.config]
-        values = [trial.config[effect.field] for trial, _ in pairs]
-        numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-        x = [float(value) for value in values] if numeric else [show(value) for value in values]
-        texts = [f"trial {trial.number}: {show(score)}" for trial, score in pairs]
-        wide = numeric and min(values) > 0 and max(values) / min(values) > 8
-        made.append(
-            Chart(
-                f"slice_{effect.field}",
-                effect.field,
-                [Points(x, [s for _, s in pairs], texts, effect.field, COLOURS[3])],
-                effect.field,
-                f"{evidence.state.metric} at {evidence.state.levels[0]} epochs",
-                f"{effect.direction}; {effect.share:.0%} of the rank variance, by chance {effect.chance:.1%}",
-                bool(wide),
-                from_zero=True,
-            )
-        )
-    return made
-
-
-def importance(evidence: Evidence) -> Chart | None:
-    """How much of the first rung's spread each field goes with, with the interval of a bootstrap over trials."""
-    found = evidence.effects
-    if not found:
-        return None
-    bars = Bars(
-        [e.field for e in found], [e.share for e in found], [e.low for e in found], [e.high for e in found], "share", COLOURS[3]
-    )  # fmt: skip
-    return Chart(
-        "importance", "What varied and went with the score", [bars], "share of the rank variance at the first rung", "",
-        f"All {found[0].n} or fewer trials of the first rung, survivors or not; whiskers: 95 % over trials. An association, not yet a cause.",
+        "busy minutes of all slots", state.metric, "A flat end says that more of the same search buys little.",
         from_zero=True,
     )  # fmt: skip
 
 
 def waterfall(evidence: Evidence) -> Chart | None:
-    """What each step of a chain added, from the mean above it, with its interval over seeds."""
+    """What each step added to the mean above it, or, of steps that are compared with the first, to the first's."""
     rows = [row for row in ablation_rows(evidence.plan, evidence.state) if not math.isnan(row["mAP_mean"])]
     if not rows:
         return None
-    starts, values, low, high = [0.0], [rows[0]["mAP_mean"]], [math.nan], [math.nan]
+    from_first = evidence.plan.get("compare") == FIRST
+    starts, values = [0.0], [rows[0]["mAP_mean"]]
     at = rows[0]["mAP_mean"]
     for row in rows[1:]:
         gap = 0.0 if math.isnan(row["delta"]) else row["delta"]
         starts.append(at)
         values.append(gap)
-        low.append(row["delta_low"])
-        high.append(row["delta_high"])
-        at += gap
+        at += 0.0 if from_first else gap
+    low, high = ([row[end] for row in rows] for end in ("delta_low", "delta_high"))
     bars = Bars([row["step"] for row in rows], values, low, high, "mAP", COLOURS[3], starts)
+    where = (
+        f"Each bar starts where {rows[0]['step']} ends" if from_first else "Each bar starts where the one above ends"
+    )
     return Chart(
-        "waterfall", "What each step added", [bars], "mAP", "", "Each bar starts where the one above ends; whiskers: 95 % of the difference over seeds."
-    )  # fmt: skip
+        "waterfall", "What each step added", [bars], "mAP", "", f"{where}; whiskers: 95 % of the difference over seeds."
+    )
 
 
 def front(evidence: Evidence) -> Chart | None:

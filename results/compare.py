@@ -20,7 +20,7 @@ from results.resampling import CONFIDENCE, class_difference_intervals, differenc
 from results.state import Trial
 from results.statistics import paired_difference
 from results.tables import Row, configurations, show
-from results.views import View, interval, number
+from results.view import View, interval, number
 
 LEAST_SHARED = 2  # seeds that both have, from which on they are paired
 

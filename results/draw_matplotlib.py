@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from results.charts import Bars, Chart, Heat, Line, Mark, Parallel, Points
+from results.marks import Bars, Chart, Heat, Line, Mark, Parallel, Points
 
 WIDTH, HEIGHT, ROW, DPI = 8.0, 4.5, 0.26, 130  # inches
 

@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from results.charts import Axis, Bars, Chart, Heat, Line, Mark, Parallel, Points
+from results.marks import Axis, Bars, Chart, Heat, Line, Mark, Parallel, Points
 
 ROW_PX, LEAST_PX, MOST_PX = 26, 360, 900  # a bar chart grows with its bars
+LEGEND_PX = 80  # of a legend under the axis' title
 
 
 def plotly_library() -> str:
@@ -24,16 +25,18 @@ def figure(chart: Chart) -> str:
     data = [trace for mark in chart.marks for trace in _traces(mark)]
     bars = [mark for mark in chart.marks if isinstance(mark, Bars)]
     from_the_top = bool(bars) or any(isinstance(mark, Heat) for mark in chart.marks)
+    rows = max((len(mark.labels) for mark in bars), default=0) * max(1, len(bars))
+    height = min(MOST_PX, max(LEAST_PX, ROW_PX * rows + 90))
     layout: dict[str, Any] = {
         "margin": {"l": 60, "r": 20, "t": 10, "b": 50},
-        "height": min(MOST_PX, max(LEAST_PX, ROW_PX * max((len(mark.labels) for mark in bars), default=0) * max(1, len(bars)) + 90)),
+         "height": height,
         "autosize": True,
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8888", "activecolor": "#888"},
         "xaxis": {**_axis(chart.x), **({"type": "log"} if chart.log_x else {})},
         "yaxis": {**_axis(chart.y), **({"autorange": "reversed"} if from_the_top else {})},
         "barmode": "group",
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.25},
+        "legend": {"orientation": "h", "y": -LEGEND_PX / height},
         "showlegend": any(getattr(mark, "legend", False) for mark in chart.marks) or len(bars) > 1,
         "shapes": [
             {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 1, "color": "#9999"}}

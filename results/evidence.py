@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from results.importance import Effect, effects
+from results.importance import Importance
 from results.matching import Matches, match
+from results.path import PathStep, ablation_path
 from results.records import GROUND_TRUTH_NAME, JournalError
 from results.resampling import REPLICATES, ImageInterval, class_intervals, mAP_interval
 from results.state import read_study
@@ -89,9 +90,18 @@ class Evidence:
         self._classes: dict[str, list[ImageInterval]] = {}
 
     @functools.cached_property
-    def effects(self) -> list[Effect]:
-        """What varied and went with the score at the first rung."""
-        return effects(self.state)
+    def importance(self) -> Importance:
+        """What mattered over the space."""
+        return Importance(self.plan, self.state)
+
+    @functools.cached_property
+    def path(self) -> list[PathStep]:
+        """From the base to the best, as the surrogate predicts; nothing where there are too few trials or no way."""
+        base, best = next(iter(self.state.with_role("search")), None), self.state.best_trial("search")
+        surrogate = self.importance.surrogate
+        if surrogate is None or base is None or best is None or best is base:
+            return []
+        return ablation_path(surrogate, self.importance.prior, base.config, best.config)
 
     def matches(self, trial: str) -> Matches | None:
         """A trial's detections against the ground truth; None where the study has not kept them."""

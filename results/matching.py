@@ -34,6 +34,14 @@ class ClassMatches:
     truth: np.ndarray  # (D,) position of the box in the annotations that it found at IoU 0.5, else ABSENT
     boxes: np.ndarray  # (N,) boxes of the class that count, by image
 
+    def counts_at(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(true, false) positives at IoU 0.5 among detections that score at least each threshold, crowds left out."""
+        told = np.logical_not(self.ignored[0])
+        scores, true = self.score[told], self.matched[0][told]
+        among = np.searchsorted(-scores, -thresholds, side="right")
+        found = np.concatenate([[0], np.cumsum(true)])[among]
+        return found, among - found
+
 
 @dataclass
 class Matches:

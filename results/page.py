@@ -9,14 +9,28 @@ import statistics
 from typing import Any
 
 from results.audit import Audit
-from results.charts import Chart, charts
+from results.charts import charts
 from results.evidence import Evidence
 from results.gallery import examples
 from results.heading import counts, headline
-from results.pages import Section, facts, folded, numbers, page_of, picture, plot, table, titled, view_table
+from results.marks import Chart
+from results.pages import (
+    Section,
+    facts,
+    folded,
+    folded_table,
+    numbers,
+    page_of,
+    picture,
+    plot,
+    table,
+    titled,
+    view_table,
+)
 from results.state import Trial
 from results.tables import Row, differences
-from results.views import View, compared_trials, views
+from results.view import View
+from results.views import compared_trials, views
 
 GALLERY_TITLES = {
     "found": "Found best",
@@ -40,7 +54,7 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
     sections = [
         Section("result", "Steps" if ablated else "Ranking", _result(evidence, tables, drawn, audit)),
         Section("curves", "Learning", _grid(drawn, ["curves", "best_so_far"])),
-        Section("fields", "What mattered", _fields(drawn)),
+        Section("fields", "What mattered", _fields(drawn, tables)),
         Section("front", "Pareto front", [*_grid(drawn, ["pareto"]), table(front)] if front else []),
         Section("classes", "Classes and sizes", _classes(drawn, tables)),
         Section("images", "What the best finds and misses", _gallery(evidence)),
@@ -91,11 +105,15 @@ def _grid(drawn: dict[str, Chart], names: list[str]) -> list[str]:
     return [titled(drawn[name].title, plot(drawn[name])) for name in names if name in drawn]
 
 
-def _fields(drawn: dict[str, Chart]) -> list[str]:
+def _fields(drawn: dict[str, Chart], tables: dict[str, View]) -> list[str]:
     slices = [chart for name, chart in drawn.items() if name.startswith("slice_")]
     cells = "".join(f"<div>{titled(chart.title, plot(chart))}</div>" for chart in slices)
     return [
-        *_grid(drawn, ["importance", "parallel"]),
+        *_grid(drawn, ["importance"]),
+        folded_table(tables["importance"]) if "importance" in tables else "",
+        *_grid(drawn, ["path"]),
+        folded_table(tables["path"]) if "path" in tables else "",
+        *_grid(drawn, ["parallel"]),
         folded("field by field", f"<div class=grid>{cells}</div>") if cells else "",
     ]
 

@@ -7,11 +7,11 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from results.charts import Chart
 from results.draw_plotly import figure, plotly_library
-from results.rendering import as_html
+from results.marks import Chart, Parallel
+from results.rendering import as_html, cell_html
 from results.tables import Row, show
-from results.views import View
+from results.view import View
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ def plot(chart: Chart) -> str:
     """A chart that the page draws when it is opened."""
     content = figure(chart).replace("</", "<\\/")
     reading = f"<figcaption>{html.escape(chart.reading)}</figcaption>" if chart.reading else ""
+    wide = " wide" * any(isinstance(mark, Parallel) for mark in chart.marks)  # scrolled on a phone: its axes need room
     return (
-        f'<figure><div class="chart" id="chart-{html.escape(chart.name)}" tabindex=0 role=img aria-label="{html.escape(chart.title)}">'
+        f'<figure tabindex=0><div class="chart{wide}" id="chart-{html.escape(chart.name)}" tabindex=0 role=img aria-label="{html.escape(chart.title)}">'
         f'</div><script type="application/json">{content}</script>{reading}</figure>'
     )
 
@@ -59,6 +60,13 @@ def picture(alt: str, content: bytes, kind: str = "png") -> str:
 def view_table(view: View) -> str:
     """A view under its title."""
     return f"<h3>{html.escape(view.title)}</h3>{as_html(view)}" if view.rows else ""
+
+
+def folded_table(view: View) -> str:
+    """A view that says in numbers what the chart above it shows."""
+    return (
+        folded("as a table", as_html(view)) + f"<p class=caption>{html.escape(view.caption)}.</p>" if view.rows else ""
+    )
 
 
 def facts(rows: dict[str, str]) -> str:
@@ -85,9 +93,7 @@ def table(rows: list[Row]) -> str:
         return ""
     names = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(show(row.get(name)))}</td>" for name in names) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(cell_html(show(row.get(name))) for name in names) + "</tr>" for row in rows)
     return f"<div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
@@ -102,17 +108,17 @@ a { color: var(--accent); } :focus-visible { outline: 2px solid var(--accent); o
 nav { position: sticky; top: 0; background: var(--back); padding: .4rem 0; z-index: 5; display: flex; gap: .3rem 1rem; overflow-x: auto; border-bottom: 1px solid var(--line); }
 nav a { white-space: nowrap; } section { scroll-margin-top: 3rem; }
 .numbers { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 1rem 0; } .numbers dt { font-size: .8rem; opacity: .75; } .numbers dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } caption { caption-side: bottom; text-align: left; font-size: .85rem; opacity: .85; padding-top: .4rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .caption { font-size: .85rem; opacity: .85; } caption { caption-side: bottom; text-align: left; font-size: .85rem; opacity: .85; padding-top: .4rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; vertical-align: top; }
-td:last-child, .facts td { white-space: normal; } .best td { font-weight: 650; }
-.scroll { overflow-x: auto; } figure { margin: .4rem 0 1.6rem; } figcaption { font-size: .85rem; opacity: .85; }
-.chart { width: 100%; min-height: 340px; overflow: hidden; } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
+td.words, .facts td { white-space: normal; min-width: 14rem; } .best td { font-weight: 650; }
+.scroll, figure { overflow-x: auto; } figure { margin: .4rem 0 1.6rem; } figcaption { font-size: .85rem; opacity: .85; }
+.chart { width: 100%; min-height: 340px; overflow: hidden; } .wide { min-width: 46rem; } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
 img { max-width: 100%; height: auto; } figure img { width: min(100%, 60rem); } code, pre { font-size: .85rem; } pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); }
 summary { cursor: pointer; }
 """
 
 _SCRIPT = """
-const dark = window.matchMedia('(prefers-color-scheme: dark)');
+const pointer = window.matchMedia('(hover: hover)'), dark = window.matchMedia('(prefers-color-scheme: dark)');
 function theme() {
   const text = dark.matches ? '#e6e6e6' : '#1b1b1b', grid = dark.matches ? '#ffffff22' : '#00000018';
   return {'font.color': text, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', 'xaxis.gridcolor': grid, 'yaxis.gridcolor': grid,
@@ -121,7 +127,7 @@ function theme() {
 const charts = [...document.querySelectorAll('.chart')];
 function draw(node) {
   const {data, layout} = JSON.parse(node.nextElementSibling.textContent);
-  return Plotly.newPlot(node, data, layout, {responsive: true, displaylogo: false}).then(() => Plotly.relayout(node, theme()));
+  return Plotly.newPlot(node, data, layout, {responsive: true, displaylogo: false, displayModeBar: pointer.matches ? 'hover' : false}).then(() => Plotly.relayout(node, theme()));
 }
 const seen = new IntersectionObserver(entries => entries.forEach(entry => {
   if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }

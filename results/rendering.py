@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from results.tables import as_csv
-from results.views import View
+from results.view import View
 
 FORMATS = ("md", "csv", "latex")
+LONGEST_LINE = 36  # characters of a cell that is never broken
 TEX_SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -26,21 +27,35 @@ def as_markdown(view: View) -> str:
     """A Markdown table, the best in bold, the caption under it."""
     lines = ["| " + " | ".join(view.columns) + " |"]
     lines.append("|" + "|".join("---" if name in view.texts else "---:" for name in view.columns) + "|")
-    for n, cells in enumerate(view.cells()):
+    for n, row in enumerate(view.cells()):
+        cells = [_plain_markdown(cell) for cell in row]
         told = [f"**{cell}**" if n in view.bold and cell not in ("", "-") else cell for cell in cells]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in told) + " |")
-    return "\n".join(lines) + f"\n\n{view.caption}.\n"
+        lines.append("| " + " | ".join(told) + " |")
+    return "\n".join(lines) + f"\n\n{_plain_markdown(view.caption)}.\n"
+
+
+def _plain_markdown(text: str) -> str:
+    """Text whose stars and bars Markdown leaves alone."""
+    return text.replace("|", "\\|").replace("*", "\\*")
 
 
 def as_latex(view: View) -> str:
     """A LaTeX table for the package booktabs, the best in bold."""
-    kinds = "".join("l" if name in view.texts else "r" for name in view.columns)
+    return latex_table(list(view.columns), view.texts, view.cells(), f"{view.caption}.", view.name, view.bold)
+
+
+def latex_table(
+    headings: Sequence[str], texts: Collection[str], rows: Sequence[Sequence[str]], caption: str, label: str,
+    bold: Collection[int] = (),
+) -> str:  # fmt: skip
+    """Cells under headings, those in `texts` at the left, for the package booktabs."""
+    kinds = "".join("l" if name in texts else "r" for name in headings)
     lines = [
-        r"\begin{table}", r"\centering", rf"\caption{{{tex(view.caption)}.}}", rf"\label{{tab:{view.name}}}",
-        rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", " & ".join(tex(name) for name in view.columns) + r" \\", r"\midrule",
+        r"\begin{table}", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", " & ".join(tex(name) for name in headings) + r" \\", r"\midrule",
     ]  # fmt: skip
-    for n, cells in enumerate(view.cells()):
-        told = [rf"\textbf{{{tex(cell)}}}" if n in view.bold else tex(cell) for cell in cells]
+    for n, cells in enumerate(rows):
+        told = [rf"\textbf{{{tex(cell)}}}" if n in bold else tex(cell) for cell in cells]
         lines.append(" & ".join(told) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
@@ -74,12 +89,17 @@ def as_html(view: View) -> str:
     head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in view.columns)
     body = []
     for n, cells in enumerate(view.cells()):
-        told = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        told = "".join(map(cell_html, cells))
         body.append(f"<tr{' class=best' if n in view.bold else ''}>{told}</tr>")
     return (
-        f"<div class=scroll><table><caption>{html.escape(view.caption)}.</caption><thead><tr>{head}</tr></thead>"
+        f"<div class=scroll tabindex=0><table><caption>{html.escape(view.caption)}.</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def cell_html(text: str) -> str:
+    """A cell; one that holds more than a few words may break into lines."""
+    return f"<td{' class=words' * (len(text) > LONGEST_LINE)}>{html.escape(text)}</td>"
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:

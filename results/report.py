@@ -20,7 +20,7 @@ from results.charts import learning_curves
 from results.draw_matplotlib import drawn
 from results.evidence import Evidence
 from results.heading import counts
-from results.importance import Effect
+from results.importance import Importance
 from results.page import page
 from results.pareto import pareto_front
 from results.records import JournalError
@@ -35,7 +35,7 @@ class Results:
     summary: Row
     trials: list[Row]  # leaderboard.csv
     configs: list[Row]  # configs.csv
-    effects: list[Effect]
+    importance: Importance
     steps: list[Row]  # ablation.csv; empty for a search
     caption: str  # of the steps
     front: list[Row] = field(default_factory=list)  # pareto.csv, where there are several objectives
@@ -53,7 +53,7 @@ def write_results(folder: Path) -> Results:
     out.mkdir(exist_ok=True)
     ablated = "steps" in plan
     found = Results(
-        summary(plan, state), leaderboard(state), configurations(state), [] if ablated else evidence.effects,
+        summary(plan, state), leaderboard(state), configurations(state), evidence.importance,
         ablation_rows(plan, state) if ablated else [], caption(plan, state) if ablated else "", audit=audit_of(state, top_of(plan, state)),
     )  # fmt: skip
     if len(plan.get("objectives", [])) > 1:

@@ -9,9 +9,10 @@ from pathlib import Path
 from results.evidence import Evidence
 from results.records import JournalError
 from results.rendering import add_table_options, print_views
-from results.views import View, views
+from results.view import View
+from results.views import views
 
-NAMES = ("ranking", "ablation", "classes", "sizes", "cost")
+NAMES = ("ranking", "ablation", "importance", "path", "classes", "sizes", "cost")
 
 
 def chosen(found: list[View], name: str | None) -> list[View]:

@@ -1,186 +1,152 @@
-"""A study in TensorBoard: scalars per epoch while it runs; images and an HParams session per trial at its end.
+"""`python -m results.tensorboard RUN`: writes a study's TensorBoard event files anew from its journal.
 
-Written with TensorBoard's own event writer, without torch. `tensorboard --logdir runs/<study>` shows a run per trial.
+With `--summary` they are read back into the tables of results/, and compared with the journal's. `tensorboard --logdir RUN`
+shows a run per trial.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import math
+import argparse
+import sys
 from pathlib import Path
-from typing import Any
 
-from results.state import StudyState, Trial
-from results.tables import varied_fields
+from results.event_tables import EventTables
+from results.events import StudyEvents
+from results.evidence import Evidence
+from results.pictures import drawn_detections
+from results.records import JournalError
+from results.rendering import FORMATS, print_views
+from results.state import Trial, read_study
+from results.tables import Row, configurations, leaderboard, ranking_key, show
+from results.view import Tell, View
 
 END_SUFFIX = ".end"  # of the event files that are written anew at every end of a study
-SCALARS = ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
-BOX_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+MOST_PICTURED = 50  # trials with pictures and precision-recall curves: of more, the best and the base
 
 
-class StudyEvents:
-    """Event files of a study's trials, each opened when it is first written to."""
-
-    def __init__(self, folder: Path, suffix: str = "") -> None:
-        self.folder, self.suffix = folder, suffix
-        self._writers: dict[str, Any] = {}
-
-    def _writer(self, trial: str) -> Any:
-        if trial not in self._writers:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-            folder = self.folder / "trials" / trial if trial else self.folder
-            self._writers[trial] = EventFileWriter(str(folder), filename_suffix=self.suffix)
-        return self._writers[trial]
-
-    def flush(self) -> None:
-        """Puts on disk what was added: a killed study loses no scalar that it journaled."""
-        for writer in self._writers.values():
-            writer.flush()
-
-    def _add(self, trial: str, summary: Any, step: int, time: float) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._writer(trial).add_event(Event(wall_time=time, step=step, summary=summary))
-
-    def add_epoch(self, record: dict[str, Any]) -> None:
-        """The scalars of one journaled epoch."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        scalars = {f"score/{name}": record["metrics"][name] for name in SCALARS}
-        scalars |= {f"class/{name}": value for name, value in record["per_class"].items()}
-        scalars |= {f"loss/{name}": record[f"{name}_loss"] for name in ("train", "classification", "box")}
-        scalars |= {"time/train_seconds": record["train_seconds"], "time/eval_seconds": record["eval_seconds"]}
-        scalars["lr"] = record["lr"]
-        values = [
-            Summary.Value(tag=tag, simple_value=value)
-            for tag, value in scalars.items()
-            if value is not None and math.isfinite(value) and not (tag.startswith(("score", "class")) and value < 0)
-        ]
-        self._add(record["trial"], Summary(value=values), record["epoch"], record["time"])
-
-    def add_images(self, plan: dict[str, Any], trial: Trial, epoch: int, time: float) -> None:
-        """Detections of the best epoch on the first validation images that have boxes."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        for number, (png, height, width) in enumerate(drawn_detections(self.folder, plan, trial.id)):
-            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-            self._add(trial.id, Summary(value=[Summary.Value(tag=f"detections/{number}", image=image)]), epoch, time)
-
-    def add_hparams(self, state: StudyState, time: float) -> None:
-        """One HParams session per trial: the fields that varied, and the best epoch's scores; grouped by configuration."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.plugins.hparams import api_pb2, metadata
-        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
-
-        fields = varied_fields(state)
-        scored = [trial for trial in state.trials.values() if trial.ranked_epoch(state.metric)]
-        metrics = tuple(dict.fromkeys(("mAP", "AP50", state.metric)))
-        if not scored:
-            return
-        experiment = api_pb2.Experiment(
-            name=self.folder.name,
-            time_created_secs=time,
-            hparam_infos=[api_pb2.HParamInfo(name=name) for name in [*fields, "state", "rung"]],
-            metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"best/{name}")) for name in metrics],
-        )
-        self._add("", _plugin_summary(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment)), 0, time)
-        for trial in scored:
-            epoch = trial.ranked_epoch(state.metric)
-            assert epoch is not None
-            values: dict[str, Any] = {name: _hparam(trial.config[name]) for name in fields if name in trial.config}
-            values |= {
-                "state": state.final_state(trial),
-                "rung": float(state.levels[trial.rung] if trial.rung >= 0 else 0),
-            }
-            start = SessionStartInfo(group_name=trial.config_hash, start_time_secs=time)
-            for name, value in values.items():
-                _set_value(start.hparams[name], value)
-            started = HParamsPluginData(session_start_info=start)
-            self._add(trial.id, _plugin_summary(metadata.SESSION_START_INFO_TAG, started), 0, time)
-            for name in metrics:
-                score = trial.score(name, epoch)
-                if not math.isnan(score):
-                    self._add(
-                        trial.id, Summary(value=[Summary.Value(tag=f"best/{name}", simple_value=score)]), epoch, time
-                    )
-            end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time)
-            ended = HParamsPluginData(session_end_info=end)
-            self._add(trial.id, _plugin_summary(metadata.SESSION_END_INFO_TAG, ended), 0, time)
-
-    def close(self) -> None:
-        """Writes out and closes all files."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
-
-
-def _plugin_summary(tag: str, content: Any) -> Any:
-    """A record of TensorBoard's HParams plugin (its own writer needs tensorflow installed)."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import metadata
-
-    about = metadata.create_summary_metadata(content)
-    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
-
-
-def _hparam(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _set_value(slot: Any, value: Any) -> None:
-    """Fills a protobuf Value with a bool, number or string."""
-    if isinstance(value, bool):
-        slot.bool_value = value
-    elif isinstance(value, (int, float)):
-        slot.number_value = value
-    else:
-        slot.string_value = value
-
-
-def write_end_of_study(folder: Path, plan: dict[str, Any], state: StudyState) -> None:
-    """Images and HParams sessions of all trials, from the journal and the trials' detection files."""
+def write_end_of_study(folder: Path) -> None:
+    """Pictures, precision-recall curves and HParams sessions of a study's trials, from its journal and its detections."""
+    evidence = Evidence(folder)
+    plan, state = evidence.plan, evidence.state
+    if not state.records:
+        return
     time = state.records[-1]["time"]
     # TensorBoard keeps the first word on a session: what an earlier end of this study wrote must go.
     for old in [*folder.glob(f"*{END_SUFFIX}"), *folder.glob(f"trials/*/*{END_SUFFIX}")]:
         old.unlink()
     events = StudyEvents(folder, END_SUFFIX)
-    for trial in state.trials.values():
+    for trial in _pictured(list(state.trials.values()), state.metric):
         epoch = trial.ranked_epoch(state.metric)
-        if epoch is not None:
-            events.add_images(plan, trial, epoch, time)
+        if epoch is None:
+            continue
+        events.add_pictures(trial, epoch, drawn_detections(folder, plan, trial.id), time)
+        matches = evidence.matches(trial.id)
+        if matches is not None:
+            events.add_precision_recall(trial, epoch, matches, time)
     events.add_hparams(state, time)
     events.close()
 
 
-def drawn_detections(folder: Path, plan: dict[str, Any], trial: str) -> list[tuple[bytes, int, int]]:
-    """(PNG, height, width) of a few validation images with a trial's best detections: truth thin white, found coloured."""
-    from PIL import Image, ImageDraw
+def _pictured(trials: list[Trial], metric: str) -> list[Trial]:
+    """The base and the best."""
+    best = sorted(trials[1:], key=lambda t: ranking_key(t, metric))
+    return [*trials[:1], *best][:MOST_PICTURED]
 
+
+def write_events(folder: Path) -> None:
+    """All event files of a study anew, from its journal.
+
+    Raises: JournalError where the folder is no study.
+    """
+    _, state = read_study(folder)
+    for old in [*folder.glob("events.out.tfevents.*"), *folder.glob("trials/*/events.out.tfevents.*")]:
+        old.unlink()
+    events = StudyEvents(folder)
+    for trial in state.trials.values():
+        for epoch in sorted(trial.epochs):
+            events.add_epoch(trial.epochs[epoch])
+    events.close()
+    write_end_of_study(folder)
+
+
+def summary_views(tables: EventTables) -> list[View]:
+    """The trials and the configurations that the event files tell of."""
+    trials = sorted(
+        tables.trials,
+        key=lambda row: (-row["rung"], -row[tables.metric] if row[tables.metric] == row[tables.metric] else 1.0),
+    )
+    names = list(
+        dict.fromkeys(
+            [
+                "trial",
+                "config",
+                "role",
+                "state",
+                "rung",
+                "epochs",
+                "mAP",
+                "AP50",
+                tables.metric,
+                "seconds",
+                *tables.fields,
+            ]
+        )
+    )
+    about = "read back from TensorBoard's event files"
+    configs = tables.configurations()
+    return [
+        View("trials", "trials", trials, _columns(names), about, texts=frozenset({"trial", "config", "role", "state"})),
+        View("configs", "configurations", configs, _columns(list(configs[0]) if configs else []), about, texts=frozenset({"config"})),
+    ]  # fmt: skip
+
+
+def _columns(names: list[str]) -> dict[str, Tell]:
+    def teller(name: str) -> Tell:
+        return lambda row: show(row.get(name))
+
+    return {name: teller(name) for name in names}
+
+
+def summarise(folder: Path, kind: str | None) -> int:
+    """Prints the tables of a study's event files; returns 1 where they are not those of its journal.
+
+    Raises: JournalError where the folder is no study or has no event files.
+    """
+    _, state = read_study(folder)
+    tables = EventTables(folder)
+    print_views(summary_views(tables), kind)
+    rows: list[Row] = leaderboard(state)
+    wrong = tables.differences(rows, configurations(state))
+    for line in wrong:
+        print(line, file=sys.stderr)
+    print(
+        f"{len(tables.trials)} trials; the event files {'differ from' if wrong else 'agree with'} the journal",
+        file=sys.stderr,
+    )
+    return 1 if wrong else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m results.tensorboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="study folder, e.g. runs/retinanet-1")
+    parser.add_argument(
+        "--summary", action="store_true", help="read the event files back and compare them with the journal"
+    )
+    parser.add_argument("--as", dest="kind", choices=FORMATS, help="of the summary (default: for the terminal)")
+    options = parser.parse_args(arguments)
     try:
-        rows = json.loads((folder / "trials" / trial / "detections.json").read_bytes())
-    except (OSError, ValueError):
-        return []  # the trial never scored
-    drawn: list[tuple[bytes, int, int]] = []
-    for shown in plan["shown_images"]:
-        with contextlib.suppress(OSError):  # the data has moved: scores stand without pictures
-            with Image.open(shown["path"]) as image:
-                canvas = image.convert("RGB")
-            pen = ImageDraw.Draw(canvas)
-            for box in shown["boxes"]:
-                pen.rectangle(box, outline="#FFFFFF")
-            found = [row for row in rows if row["image_id"] == shown["position"] + 1 and row["score"] >= 0.3]
-            for row in found:
-                pen.rectangle(
-                    _corners(row["bbox"]), outline=BOX_COLOURS[row["category_id"] % len(BOX_COLOURS)], width=2
-                )
-            out = io.BytesIO()
-            canvas.save(out, format="PNG")
-            drawn.append((out.getvalue(), canvas.height, canvas.width))
-    return drawn
+        if options.summary:
+            return summarise(options.run, options.kind)
+        write_events(options.run)
+    except (JournalError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.run}: event files written; tensorboard --logdir {options.run}", file=sys.stderr)
+    return 0
 
 
-def _corners(bbox: list[float]) -> list[float]:
-    return [bbox[0], bbox[1], bbox[0] + max(bbox[2], 0), bbox[1] + max(bbox[3], 0)]
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,67 +8,25 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from results.ablation import ablation_rows, caption
+from results.ablation import ablation_rows, caption, title
 from results.evidence import Evidence
+from results.field_views import field_views
 from results.state import StudyState, Trial
 from results.statistics import differences, mean_interval
 from results.tables import Row, configurations, show
 from results.tables import differences as differs
+from results.view import Tell, View, interval, number, teller
 
 TOP = 8  # configurations of which everything is told
-LEAST_DECIMALS, MOST_DECIMALS = 2, 4
 SIZES = ("AP_small", "AP_medium", "AP_large")
-
-Tell = Callable[[Row], str]
-
-
-@dataclass(frozen=True)
-class View:
-    """A table: raw rows, and by heading how a row is told."""
-
-    name: str
-    title: str
-    rows: list[Row]
-    columns: Mapping[str, Tell]
-    caption: str
-    bold: frozenset[int] = frozenset()  # rows that are best
-    texts: frozenset[str] = field(default_factory=frozenset)  # headings of columns that are words
-
-    def cells(self) -> list[list[str]]:
-        """The told cells, row by row."""
-        return [[tell(row) for tell in self.columns.values()] for row in self.rows]
 
 
 def views(evidence: Evidence) -> list[View]:
     """Every table that a study has."""
-    made = [steps_view(evidence)] if "steps" in evidence.plan else [ranking_view(evidence)]
+    made = [steps_view(evidence)] if "steps" in evidence.plan else [ranking_view(evidence), *field_views(evidence)]
     return [*made, classes_view(evidence), sizes_view(evidence), cost_view(evidence)]
-
-
-def interval_decimals(low: float, high: float) -> int:
-    """Decimals that an interval supports: two digits of its half width."""
-    half = (high - low) / 2
-    if math.isnan(half) or half <= 0:
-        return 3
-    return min(MOST_DECIMALS, max(LEAST_DECIMALS, 1 - math.floor(math.log10(half))))
-
-
-def number(value: float, low: float = math.nan, high: float = math.nan, signed: bool = False) -> str:
-    """A score rounded to what its interval supports; "-" for none."""
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:{'+' if signed else ''}.{interval_decimals(low, high)}f}"
-
-
-def interval(low: float, high: float, signed: bool = False) -> str:
-    """An interval as text; "-" for none."""
-    if math.isnan(low) or math.isnan(high):
-        return "-"
-    decimals, sign = interval_decimals(low, high), "+" if signed else ""
-    return f"{low:{sign}.{decimals}f} .. {high:{sign}.{decimals}f}"
 
 
 def ranking_view(evidence: Evidence) -> View:
@@ -179,15 +137,17 @@ def steps_view(evidence: Evidence) -> View:
         "delta": lambda r: number(r["delta"], r["delta_low"], r["delta_high"], signed=True) + star(r["p_holm"]),
         "95 % over seeds": lambda r: interval(r["delta_low"], r["delta_high"], signed=True),
         "p (Holm)": lambda r: p_value(r["p_holm"]),
+        "effect": lambda r: number(r["effect_size"]) if math.isnan(r["effect_size"]) else f"{r['effect_size']:+.1f}",
+        "paired t, 95 %": lambda r: interval(r["paired_low"], r["paired_high"], signed=True),
         "AP50": lambda r: number(r["AP50"]),
         "ms/batch": lambda r: "-" if r["ms_per_batch"] is None else f"{r['ms_per_batch']:.0f}",
         "min": lambda r: "-" if math.isnan(r["train_minutes"]) else f"{r['train_minutes']:.1f}",
         **({"report": lambda r: show(r["report_mAP"])} if reported else {}),
     }
     best = _best(rows, "mAP_mean")
-    legend = "*: p <= 0.05, **: p <= 0.01, ***: p <= 0.001 after Holm"
+    legend = "effect: delta in standard deviations of the residual (Hedges); *: p <= 0.05, **: p <= 0.01, ***: p <= 0.001 after Holm"
     return View(
-        "ablation", "steps, each on top of the one above", rows, columns,
+        "ablation", title(evidence.plan), rows, columns,
         f"{caption(evidence.plan, evidence.state)}. {legend}", best, frozenset({"step", "changed"}),
     )  # fmt: skip
 
@@ -240,7 +200,7 @@ def classes_view(evidence: Evidence) -> View:
     columns: dict[str, Tell] = {"class": lambda r: r["class"]}
     if counts:
         columns["boxes"] = lambda r: str(r["boxes"])
-    columns |= {label: _teller(label) for label in trials}
+    columns |= {label: teller(label) for label in trials}
     if spread:
         columns["best, 95 % over images"] = lambda r: interval(r["images_low"], r["images_high"])
     told = f"AP at the ranked epoch on {evidence.plan['dataset']['val_images']} images ({evidence.plan['dataset']['fingerprint']}); "
@@ -258,7 +218,7 @@ def sizes_view(evidence: Evidence) -> View:
         for label, trial in compared_trials(evidence).items()
     ]
     columns: dict[str, Tell] = {"": lambda r: r["what"], "epochs": lambda r: str(r["epochs"])}
-    columns |= {name: _teller(name) for name in ("mAP", *SIZES)}
+    columns |= {name: teller(name) for name in ("mAP", *SIZES)}
     told = f"small: a box of less than {small:g} x {small:g} pixels, medium: less than {medium:g} x {medium:g}, large: the rest"
     return View("sizes", "AP by size", rows, columns, told, _best(rows, "mAP"), frozenset({""}))
 
@@ -287,11 +247,11 @@ def cost_view(evidence: Evidence) -> View:
         )
     columns: dict[str, Tell] = {
         "config": lambda r: r["config"],
-        state.metric: _teller(state.metric),
+        state.metric: teller(state.metric),
         "s/epoch": lambda r: show(r["seconds_per_epoch"]),
         "epochs": lambda r: str(r["epochs"]),
         "minutes": lambda r: f"{r['minutes']:.1f}",
-        **{name: _teller(name) for name in measured},
+        **{name: teller(name) for name in measured},
     }
     told = "seconds per epoch: the median over its epochs; minutes: all its trials, inside training and evaluation"
     return View("cost", "what it cost", rows, columns, told, frozenset(), frozenset({"config"}))
@@ -302,7 +262,3 @@ def _epoch(evidence: Evidence, trial: Trial) -> int:
     return (
         trial.last_epoch if "steps" in evidence.plan else trial.ranked_epoch(evidence.state.metric) or trial.last_epoch
     )
-
-
-def _teller(name: str) -> Tell:
-    return lambda row: show(row[name])

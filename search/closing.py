@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,11 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.data.dataset import DataSource
+from results.ablation import title as steps_title
 from results.heading import counts, headline
-from results.importance import Effect
+from results.importance import Importance
 from results.report import Results
 from results.state import StudyState, Trial
 from results.tables import Row, configurations, differences, ranking_key, show
+from results.view import interval
+from results.views import p_value
 from search.engine import Engine
 from search.options import DEFAULT_RUNS_DIR
 from search.plan import Study
@@ -114,7 +118,7 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
         console.print("interrupted; the table so far:", highlight=False)
     told = found.summary
     if found.steps:
-        console.print(ablation(found.steps))
+        console.print(ablation(found.steps, steps_title(study.plan)))
         _say(console, found.caption)
     else:
         console.print(ranking(state, found.configs))
@@ -129,7 +133,7 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
         f"train_share {show(told['train_share'])}",
     )
     if not found.steps:
-        _print_effects(state, found.effects, console)
+        _print_effects(state, found.importance, console)
     _print_reasons(state, console)
     run = study.folder
     _say(console, "\nnext:")
@@ -161,21 +165,32 @@ def ranking(state: StudyState, configs: list[Row]) -> Table:
     return table
 
 
-def ablation(rows: list[Row]) -> Table:
+def ablation(rows: list[Row], title: str) -> Table:
     """The steps of an ablation as a terminal table of 80 columns; the files hold its other columns."""
-    table = Table(
-        title="steps, each on top of the one above", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for heading in ("step", "size", "n", "mAP", "sd", "delta", "AP50", "ms/batch", "min", "report", "its ms"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "step" else "right")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    published = any(row["report_mAP"] is not None or row["report_ms"] is not None for row in rows)
+    columns: dict[str, Callable[[Row], str]] = {
+        "step": lambda row: row["step"],
+        "size": lambda row: f"{row['parameters'] / 1e6:.2f}M" if row["parameters"] else "-",
+        "n": lambda row: str(row["n"]),
+        "mAP": lambda row: show(row["mAP_mean"]),
+        "sd": lambda row: show(row["mAP_sd"]),
+        "delta": lambda row: "-" if math.isnan(row["delta"]) else f"{row['delta']:+.3f}",
+    }
+    if published:
+        columns |= {"AP50": lambda row: show(row["AP50"])}
+    else:
+        columns |= {
+            "95 % over seeds": lambda row: interval(row["delta_low"], row["delta_high"], signed=True),
+            "p (Holm)": lambda row: p_value(row["p_holm"]),
+        }
+    columns |= {"ms/batch": lambda row: _whole(row["ms_per_batch"]), "min": lambda row: f"{row['train_minutes']:.1f}"}
+    if published:
+        columns |= {"report": lambda row: show(row["report_mAP"]), "its ms": lambda row: _whole(row["report_ms"])}
+    for heading in columns:
+        table.add_column(heading, no_wrap=heading != "step", justify="left" if heading == "step" else "right")
     for row in rows:
-        delta = row["delta"]
-        size = f"{row['parameters'] / 1e6:.2f}M" if row["parameters"] else "-"
-        table.add_row(
-            row["step"], size, str(row["n"]), show(row["mAP_mean"]), show(row["mAP_sd"]),
-            "-" if math.isnan(delta) else f"{delta:+.3f}", show(row["AP50"]), _whole(row["ms_per_batch"]),
-            f"{row['train_minutes']:.1f}", show(row["report_mAP"]), _whole(row["report_ms"]),
-        )  # fmt: skip
+        table.add_row(*(tell(row) for tell in columns.values()))
     return table
 
 
@@ -190,19 +205,18 @@ def _extension(study: Study) -> str:
     return f" --trials {study.plan['trials'] * 2}"
 
 
-def _print_effects(state: StudyState, effects: list[Effect], console: Console) -> None:
-    found = [effect for effect in effects if effect.chance <= CHANCE_SHOWN][:SHOWN_EFFECTS]
-    _say(console, f"\nwhat varied and mattered at the first rung ({state.levels[0]} epochs; association, few trials):")
+def _print_effects(state: StudyState, importance: Importance, console: Console) -> None:
+    found = [effect for effect in importance.effects if effect.chance <= CHANCE_SHOWN][:SHOWN_EFFECTS]
+    _say(console, f"\nwhat mattered at the first rung ({state.levels[0]} epochs; all trials, survivors or not):")
     for effect in found:
-        _say(
-            console,
-            f"  {effect.field}: {effect.direction}; {effect.share:.0%} of the rank variance, by chance {effect.chance:.0%} (n={effect.n})",
+        share = effect.share
+        made = f"{share.main:.0%} ({share.low:.0%} .. {share.high:.0%}) of the predicted variance over the space, " * (
+            not math.isnan(share.main)
         )
+        _say(console, f"  {effect.field}: {effect.direction}; {made}by chance {effect.chance:.0%} (n={effect.n})")
     if not found:
-        _say(
-            console,
-            f"  nothing stands out from chance (at {CHANCE_SHOWN:.0%}) in {len(state.arrivals[0]) if state.arrivals else 0} trials",
-        )
+        trials = len(state.arrivals[0]) if state.arrivals else 0
+        _say(console, f"  nothing stands out from chance (at {CHANCE_SHOWN:.0%}) in {trials} trials")
 
 
 def _print_reasons(state: StudyState, console: Console) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from results.pareto import MINIMISED
-from results.records import JOURNAL_NAME, JournalError, read_journal, read_plan
-from results.state import StudyState, Trial
+from results.records import JournalError
+from results.state import Trial, read_study
 
 OF_ITS_OWN_STUDY = (
     "event",
@@ -35,9 +35,9 @@ class KnownElsewhere:
         """
         known = cls()
         for folder in map(Path, folders):
-            plan = read_plan(folder)
+            plan, state = read_study(folder)
             check_alike(folder, plan, mine)
-            for trial in StudyState.of_plan(plan, read_journal(folder / JOURNAL_NAME)).trials.values():
+            for trial in state.trials.values():
                 key = (trial.config_hash, trial.seed)
                 if key not in known.trials or known.trials[key][1].last_epoch < trial.last_epoch:
                     known.trials[key] = (folder.resolve(), trial)

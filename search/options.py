@@ -75,6 +75,9 @@ class Options:
     max_failures: int | None = None
     trainer: str | None = None
     test: bool = False
+    path: list[str] | None = None  # two configurations of a study
+    study: str | None = None  # the one that found them; None: the newest search
+    leave_one_out: bool = False
     dry_run: bool = False
 
     @property

@@ -9,39 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.config import ConfigError, DetectorConfig
-from detector.data.dataset import DataSource, DetectionDataset, check_roll, coco_ground_truth
+from detector.config import DetectorConfig
+from detector.data.dataset import DetectionDataset, coco_ground_truth
 from detector.evaluate import METRIC_NAMES
 from results.pareto import MINIMISED
 from results.records import GROUND_TRUTH_NAME, PLAN_NAME
+from search.ablation_plan import settle_chain, wants_extended
 from search.afterwards import DEFAULT_TOP
-from search.dataset import (
-    config_check,
-    decode_canvases,
-    describe_dataset,
-    images_to_show,
-    open_dataset,
-    user_source,
-)
+from search.dataset import decode_canvases, describe_dataset, images_to_show
+from search.given import Given, read_given
 from search.grid import grid_size
 from search.journal import write_atomically
-from search.options import (
-    AUTO,
-    DEFAULT_MAX_FAILURES,
-    DEFAULT_SEEDS,
-    Options,
-    StudyError,
-    check_choices,
-    parse_set_fields,
-)
+from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError
+from search.path import settle_path
 from search.provenance import command_line, commit, versions
-from search.resources import Resources, count_gpus, plan_resources
+from search.resources import Resources, plan_resources
 from search.rungs import rung_levels
-from spaces.chain import WEIGHT_FILES, ResolvedStep, absolute_weights, resolve_chain
+from spaces.chain import ResolvedStep
 from spaces.distributions import as_tuple
-from spaces.fitting import DatasetFacts
-from spaces.loading import load_space, space_names
-from spaces.space import Profile, ResolvedSpace, resolve, train_split_of
+from spaces.space import ResolvedSpace
 
 MAX_GRID = 10_000
 
@@ -67,25 +53,16 @@ class Study:
         return [ResolvedStep.from_dict(step) for step in self.plan.get("steps", [])]
 
 
-@dataclass
-class _Given:
-    """What every plan starts from: the data that was read, and a space completed by it."""
-
-    profile_name: str
-    profile: Profile
-    source: DataSource
-    dataset: DetectionDataset
-    space: ResolvedSpace
-    check: Callable[[DetectorConfig], None]
-
-
 def make_plan(options: Options, say: Any) -> Study:
     """A new study's plan, its data made or found, checked and decoded. Nothing is written to the study folder yet.
 
     Raises: StudyError, SpaceError, ConfigError, DataError: all a user's to mend.
     """
-    given = _read_what_is_given(options, say)
-    settled = _settle_ablation(options, given) if options.kind == "ablation" else _settle_search(options, given)
+    if options.path or options.leave_one_out:
+        options, given, settled = settle_path(options)
+    else:
+        given = read_given(options, say)
+        settled = settle_chain(options, given) if options.kind == "ablation" else _settle_search(options, given)
     resources = resources_of(options, settled["trials"], given.profile_name == "gpu")
     dataset, resolved = given.dataset, given.space
     caches = decode_canvases(dataset, resolved, options.skip_bad, say)
@@ -114,6 +91,8 @@ def make_plan(options: Options, say: Any) -> Study:
         "commit": commit(),
         "command": command_line(),
     }
+    if "study" in plan and not plan["dataset"]["fingerprint"].startswith(plan["study_fingerprint"]):
+        say(f"    data  is not what {plan['study']} was run on: its order of steps may not hold here")
     folder = Path(options.runs_dir) / plan["name"]
     if not all(part.is_dir() for part in (folder, *folder.parents) if part.exists()):
         raise StudyError(f"--runs-dir {options.runs_dir}: must be a folder, or one that can be made")
@@ -127,32 +106,7 @@ def make_plan(options: Options, say: Any) -> Study:
     )  # fmt: skip
 
 
-def _read_what_is_given(options: Options, say: Any) -> _Given:
-    check_choices(options)
-    space = load_space(options.space_name)
-    name = options.profile if options.profile != "auto" else ("gpu" if count_gpus()[0] else "cpu")
-    profile = space.profiles[name]
-    if options.kind == "ablation" and not profile.chain:
-        chains = [other for other in space_names() if load_space(other).profiles[name].chain]
-        raise StudyError(
-            f"--space {options.space_name} has no chain of steps to ablate; there is one in {', '.join(chains)}, or write "
-            "`chain:` into a YAML file"
-        )
-    fixed = parse_set_fields(options.set_fields)
-    if options.epochs is not None:
-        fixed.setdefault("schedule_epochs", options.epochs)
-    if profile.street.steps_per_epoch and user_source(options) is None:
-        fixed.setdefault("steps_per_epoch", profile.street.steps_per_epoch)
-    train_split = train_split_of(space, name, fixed, options.from_step)
-    source, dataset = open_dataset(options, profile, train_split, say)
-    resolved = resolve(space, name, DatasetFacts(**dataset.facts()), fixed, options.from_step)
-    resolved.base = checked_base(resolved.base, dataset)
-    check = config_check(dataset)
-    check(resolved.base)
-    return _Given(name, profile, source, dataset, resolved, check)
-
-
-def _settle_search(options: Options, given: _Given) -> dict[str, Any]:
+def _settle_search(options: Options, given: Given) -> dict[str, Any]:
     """Who proposes, who prunes, on which rungs, how often and by what."""
     budget = given.space.budget
     epochs = options.epochs or budget.epochs
@@ -185,7 +139,7 @@ def _settle_search(options: Options, given: _Given) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def warm_start(file: str, given: _Given) -> dict[str, Any]:
+def warm_start(file: str, given: Given) -> dict[str, Any]:
     """What a config changes on the base, to be tried right after it; its canvas and training split are the study's.
 
     Raises: ConfigError for a file that holds no config, or one that cannot be trained on this data.
@@ -198,54 +152,6 @@ def warm_start(file: str, given: _Given) -> dict[str, Any]:
     values = {name: value for name, value in config.to_dict().items() if value != base[name] and name not in own}
     given.check(given.space.config(values))
     return {name: as_tuple(value) for name, value in values.items()}
-
-
-def _settle_ablation(options: Options, given: _Given) -> dict[str, Any]:
-    """The chain's steps, each trained to the end on every seed. What is left out is added to the space's notes."""
-    space, num_classes = given.space, len(given.dataset.class_names)
-    chain = [step.with_weights(options.imagenet_weights) for step in given.profile.chain]
-
-    def can_be_built(config: DetectorConfig) -> None:
-        if config.train_split == "extended" and given.source.extended is None:
-            raise ConfigError("there are no more training images; name them with --extended-annotations FILE")
-        check_weights(config, num_classes)
-
-    steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
-    for step in steps:
-        given.check(space.config(step.values))
-    space.notes += left_out
-    space.fields = {}
-    epochs = options.epochs or space.budget.epochs
-    return {
-        "metric": "mAP", "seed": options.seed or 0, "sampler": "chain", "scheduler": "none", "levels": [epochs],
-        "eta": 2, "grace": epochs, "epochs": epochs, "trials": len(steps) * (options.seeds or DEFAULT_SEEDS),
-        "steps": [step.to_dict() for step in steps],
-        "left_out": [step.name for step in chain if step.name not in {kept.name for kept in steps}],
-    }  # fmt: skip
-
-
-def wants_extended(plan: dict[str, Any]) -> bool:
-    """Whether a step of the plan trains on the extended split."""
-    return any(step["values"].get("train_split") == "extended" for step in plan.get("steps", []))
-
-
-def checked_base(base: DetectorConfig, dataset: DetectionDataset) -> DetectorConfig:
-    """The base with weight files by absolute path (a worker runs elsewhere), refused if no trial could be built on it.
-
-    Raises: ConfigError for weights that cannot be had or do not fit, or a roll of images that are no full turn.
-    """
-    check_roll(base, dataset)
-    base = base.with_values({name: absolute_weights(name, getattr(base, name)) for name in WEIGHT_FILES})
-    check_weights(base, len(dataset.class_names))
-    return base
-
-
-def check_weights(config: DetectorConfig, num_classes: int) -> None:
-    """Raises: ConfigError for weights that cannot be had or do not fit: only building the detector can tell."""
-    if any(getattr(config, name) for name in WEIGHT_FILES):
-        from detector.model.detector import Detector
-
-        Detector(config, num_classes)
 
 
 def grid_trials(space: ResolvedSpace) -> int:

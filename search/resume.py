@@ -10,9 +10,10 @@ from detector.config import DetectorConfig
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
+from search.ablation_plan import wants_extended
 from search.dataset import config_check, decode_canvases, describe_dataset
 from search.options import Options, StudyError, check_choices, parse_set_fields
-from search.plan import Study, resources_of, wants_extended
+from search.plan import Study, resources_of
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
 from spaces.space import ResolvedSpace, resolve

@@ -49,6 +49,7 @@ class Outcome:
     best: float  # the best final score that was trained to the top, NaN where none was
     epochs: int
     trials: int
+    state: StudyState = field(compare=False)
     decision_seconds: list[float] = field(default_factory=list)  # wall time of each decision, where asked for
 
 
@@ -107,7 +108,9 @@ class _Run:
                 best = final if math.isnan(best) else max(best, final)
                 if final >= self.curves.target and math.isinf(to_target):
                     to_target = self._busy_seconds()
-        return Outcome(self.ended_seconds, to_target, best, self.epochs, len(self.engine.by_config), timings)
+        return Outcome(
+            self.ended_seconds, to_target, best, self.epochs, len(self.engine.by_config), self.engine.state, timings
+        )
 
     def _begin(self, leg: Leg) -> None:
         trial = self.engine.state.trials[leg.trial]

@@ -16,11 +16,12 @@ from typing import Any
 
 from rich.console import Console
 
+from results.events import StudyEvents
 from results.pareto import MINIMISED
 from results.records import JOURNAL_NAME, PLAN_NAME, read_journal
 from results.report import write_results
 from results.state import StudyState
-from results.tensorboard import StudyEvents, write_end_of_study
+from results.tensorboard import write_end_of_study
 from search import closing
 from search.ablation_engine import AblationEngine
 from search.afterwards import DEFAULT_TOP
@@ -170,7 +171,7 @@ def _close(study: Study, state: StudyState, reason: str, interrupted: bool, cons
     """Writes what the study comes to, and tells it."""
     plan = study.plan
     found = write_results(study.folder)
-    write_end_of_study(study.folder, plan, state)
+    write_end_of_study(study.folder)
     if not study.steps:
         with contextlib.suppress(ValueError):  # Optuna refuses what it would not propose; the study is whole without it
             write_optuna_database(
@@ -224,6 +225,7 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         "device": study.resources.torch_device,
     }
     events, keep = StudyEvents(study.folder), study.plan.get("keep", "all")
+    events.catch_up(engine.state)
     written = len(engine.state.records)
     try:
         with Progress(engine.state, expected.epochs, study.resources.slots, console) as progress:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from results.charts import Bars, Chart, Heat, Line, Parallel, Points, charts
+from results.charts import charts
 from results.confusion import confusion_of, pair
 from results.draw_matplotlib import drawn
 from results.draw_plotly import figure
 from results.evidence import Evidence
 from results.gallery import examples
+from results.marks import Bars, Chart, Heat, Line, Parallel, Points
 from results.plots import main
 
 
@@ -77,7 +78,7 @@ class TestDrawing:
         assert json.loads(figure(chart))["data"][0]["y"] == [0.1, None]
 
     def test_parallel_axes_carry_their_options(self) -> None:
-        from results.charts import Axis
+        from results.marks import Axis
 
         chart = Chart("p", "p", [Parallel([Axis("loss", [0.0, 1.0], ["giou", "l1"])], [0.1, 0.2], "mAP")])
         assert json.loads(figure(chart))["data"][0]["dimensions"][0]["ticktext"] == ["giou", "l1"]

@@ -11,7 +11,7 @@ import pytest
 
 from results.compare import compare, main
 from results.evidence import Evidence
-from results.views import View
+from results.view import View
 
 
 def copied(folder: Path, name: str, shift: float = 0.0, **dataset: Any) -> Path:

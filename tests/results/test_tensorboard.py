@@ -1,147 +1,92 @@
-"""What TensorBoard reads back from a study: scalars per epoch, one HParams session per trial, pictures."""
+"""Event files written from a journal, and read back into the tables that the journal gives."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
-from results.records import read_journal, read_plan
-from results.state import StudyState
-from results.tensorboard import StudyEvents, write_end_of_study
-from tests.results.conftest import BASE, TRIALS
-
-
-def read(folder: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
-    events.Reload()
-    return events
+from results.event_tables import EventTables
+from results.events import StudyEvents
+from results.state import read_study
+from results.tables import configurations, leaderboard
+from results.tensorboard import main, write_events
+from tests.results.conftest import TRIALS
 
 
-def state_of(folder: Path) -> StudyState:
-    return StudyState.of_plan(read_plan(folder), read_journal(folder / "journal.jsonl"))
+def differences(folder: Path) -> list[str]:
+    _, state = read_study(folder)
+    return EventTables(folder).differences(leaderboard(state), configurations(state))
 
 
-@pytest.fixture
-def written(study: Path) -> Path:
-    """The study with its epochs written as they came, and its end."""
-    state = state_of(study)
-    events = StudyEvents(study)
-    for record in state.records:
-        if record["event"] == "epoch":
-            events.add_epoch(record)
-    events.close()
-    write_end_of_study(study, read_plan(study), state)
-    return study
+@pytest.mark.parametrize("which", ["study", "finals", "chain"])
+def test_tables_read_back_are_those_of_the_journal(which: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(which)
+    write_events(folder)
+    assert differences(folder) == []
+    _, state = read_study(folder)
+    tables = EventTables(folder)
+    assert {row["trial"] for row in tables.trials} == set(state.trials)
+    compared = set(tables.trials[0]) & set(leaderboard(state)[0])
+    assert {"config", "role", "state", "rung", "epochs", "best_epoch", "mAP", "AP50", "AP_large", "seconds"} <= compared
 
 
-def hparams(folder: Path, tag: str) -> Any:
-    from tensorboard.plugins.hparams import metadata
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-    contents = read(folder).PluginTagToContent(metadata.PLUGIN_NAME)
-    return HParamsPluginData.FromString(contents[tag])
-
-
-@pytest.mark.parametrize("trial", [trial for trial, (_, scores, _) in TRIALS.items() if scores])
-def test_scalars_are_the_journals_epochs(written: Path, trial: str) -> None:
-    scores = TRIALS[trial][1]
-    events = read(written / "trials" / trial)
-    points = events.Scalars("score/mAP")
-    assert [point.step for point in points] == list(range(1, len(scores) + 1))
-    assert [point.value for point in points] == pytest.approx(scores)
-    journal = [r for r in read_journal(written / "journal.jsonl") if r["event"] == "epoch" and r["trial"] == trial]
-    assert [point.wall_time for point in points] == [record["time"] for record in journal]
-    tags = set(events.Tags()["scalars"])
-    assert {
-        "score/AP50",
-        "class/car",
-        "loss/train",
-        "loss/classification",
-        "loss/box",
-        "lr",
-        "time/train_seconds",
-        "time/eval_seconds",
-    } <= tags
-    assert "score/AP_large" not in tags, "-1 is COCO's word for nothing there"
-    assert "class/tram" not in tags
-    assert events.Scalars("loss/box")[0].value == pytest.approx(0.5)
+def test_configurations_rank_by_their_fresh_seeds(finals: Path) -> None:
+    write_events(finals)
+    rows = {row["config"]: row for row in EventTables(finals).configurations()}
+    _, state = read_study(finals)
+    best = rows[state.trials["best0002"].config_hash]
+    assert best["n"] == 3
+    assert best["mAP_mean"] == pytest.approx((0.39 + 0.40 + 0.41) / 3)
 
 
-def test_null_is_no_point(study: Path) -> None:
-    record = next(record for record in read_journal(study / "journal.jsonl") if record["event"] == "epoch")
-    events = StudyEvents(study)
-    events.add_epoch({**record, "train_loss": None})
-    events.close()
-    tags = read(study / "trials" / record["trial"]).Tags()["scalars"]
-    assert "loss/train" not in tags
-    assert "loss/box" in tags
+def test_a_point_that_is_not_the_journals_is_told(study: Path) -> None:
+    write_events(study)
+    record = read_study(study)[1].trials["low00003"].epochs[1]
+    wrong = StudyEvents(study, ".other")
+    wrong.add_epoch({**record, "epoch": 2})
+    wrong.close()
+    assert "trial low00003: epochs is 2 in the event files, 1 in the journal" in differences(study)
 
 
-def test_one_hparams_session_per_scored_trial_grouped_by_configuration(written: Path) -> None:
-    from tensorboard.plugins.hparams import metadata
-
-    sessions = [path.parent.name for path in sorted(written.glob("trials/*/events*"))]
-    assert set(sessions) == {trial for trial, (_, scores, _) in TRIALS.items() if scores}
-    for trial in set(sessions):
-        start = hparams(written / "trials" / trial, metadata.SESSION_START_INFO_TAG).session_start_info
-        values = TRIALS[trial][0]
-        assert start.group_name == BASE.with_values(values).hash()
-        assert start.hparams["lr"].number_value == pytest.approx(values.get("lr", BASE.lr))
-        assert start.hparams["box_loss"].string_value == values.get("box_loss", BASE.box_loss)
-        assert set(start.hparams) == {"lr", "box_loss", "state", "rung"}
-        assert hparams(written / "trials" / trial, metadata.SESSION_END_INFO_TAG).session_end_info.end_time_secs > 0
-        best = read(written / "trials" / trial).Scalars("best/mAP")
-        assert [point.value for point in best] == pytest.approx([max(TRIALS[trial][1])])
-    assert (
-        hparams(written / "trials" / "stop0006", metadata.SESSION_START_INFO_TAG)
-        .session_start_info.hparams["state"]
-        .string_value
-        == "stopped"
-    )
+def test_a_changed_field_a_changed_score_and_a_missing_trial_are_told(study: Path) -> None:
+    write_events(study)
+    lines = (study / "journal.jsonl").read_text().splitlines()
+    changed = []
+    for line in lines:
+        record = json.loads(line)
+        if record["event"] == "trial_created" and record["trial"] == "low00003":
+            record["config"]["lr"] = 0.001
+        if record["event"] == "epoch" and record["trial"] == "base0001" and record["epoch"] == 3:
+            record["metrics"]["mAP"] += 0.001
+        changed.append(json.dumps(record) + "\n")
+    (study / "journal.jsonl").write_text("".join(changed))
+    for path in (study / "trials" / "div00004").iterdir():
+        path.unlink()
+    told = "\n".join(differences(study))
+    assert "trial low00003: lr is 0.0005" in told
+    assert "trial base0001: mAP is 0.3" in told
+    assert "trial div00004 is not in the event files" in told
 
 
-def test_the_experiment_names_fields_and_metrics(written: Path) -> None:
-    from tensorboard.plugins.hparams import metadata
-
-    experiment = hparams(written, metadata.EXPERIMENT_TAG).experiment
-    assert [info.name for info in experiment.hparam_infos] == ["lr", "box_loss", "state", "rung"]
-    assert [info.name.tag for info in experiment.metric_infos] == ["best/mAP", "best/AP50"]
-
-
-def test_written_again_after_a_resume_there_is_still_one_session_a_trial(written: Path) -> None:
-    from tensorboard.plugins.hparams import metadata
-
-    write_end_of_study(written, read_plan(written), state_of(written))
-    best = read(written / "trials" / "best0002")
-    assert metadata.SESSION_START_INFO_TAG in best.PluginTagToContent(metadata.PLUGIN_NAME)
-    assert len(best.Scalars("best/mAP")) == 1
-    assert len(list((written / "trials" / "best0002").glob("*.end"))) == 1
+def test_the_command_prints_both_tables_and_whether_they_agree(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(study)]) == 0
+    assert "event files written" in capsys.readouterr().err
+    assert main([str(study), "--summary", "--as", "md"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("| best0002 |") == 1
+    assert f"{len(TRIALS)} trials; the event files agree with the journal" in err
+    for path in (study / "trials" / "best0002").iterdir():
+        path.unlink()
+    assert main([str(study), "--summary"]) == 1
+    assert "differ from the journal" in capsys.readouterr().err
 
 
-def test_pictures_show_the_best_epochs_detections(study: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
-    plan = read_plan(study)
-    plan["shown_images"] = [
-        {"position": 0, "path": str(tmp_path / "gone.png"), "boxes": [[1.0, 1.0, 2.0, 2.0]]},
-        {"position": 1, "path": str(tmp_path / "a.png"), "boxes": [[4.0, 4.0, 14.0, 14.0]]},
-    ]
-    folder = study / "trials" / "best0002"
-    folder.mkdir(parents=True)
-    row = {"image_id": 2, "category_id": 1, "bbox": [30.0, 20.0, 12.0, 9.0], "score": 0.8}
-    (folder / "detections.json").write_text(json.dumps([row]))
-    write_end_of_study(study, plan, state_of(study))
-    shown = read(folder).Images("detections/0")
-    assert [(image.step, image.width, image.height) for image in shown] == [(6, 64, 48)]
-    assert read(folder).Tags()["images"] == ["detections/0"], "an image that has gone is left out"
-    import io
-
-    picture = Image.open(io.BytesIO(shown[0].encoded_image_string)).convert("RGB")
-    assert picture.getpixel((4, 4)) == (255, 255, 255)
-    assert picture.getpixel((30, 20)) not in [(0, 0, 0), (255, 255, 255)]
-    assert picture.getpixel((50, 40)) == (0, 0, 0)
+def test_a_users_mistake_is_one_message_and_exit_2(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(study), "--summary"]) == 2
+    assert "must hold TensorBoard event files" in capsys.readouterr().err
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert "error:" in capsys.readouterr().err

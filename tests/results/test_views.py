@@ -12,7 +12,8 @@ import pytest
 from results.evidence import Evidence
 from results.rendering import as_html, as_latex, as_markdown, as_rich, render
 from results.table import main
-from results.views import interval, interval_decimals, number, p_value, star, views
+from results.view import interval, interval_decimals, number
+from results.views import p_value, star, views
 
 NAN = math.nan
 
