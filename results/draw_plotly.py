@@ -10,6 +10,7 @@ from typing import Any
 from results.marks import Axis, Bars, Chart, Heat, Line, Mark, Parallel, Points
 
 ROW_PX, LEAST_PX, MOST_PX = 26, 360, 900  # a bar chart grows with its bars
+NAMES_PX = 90  # of the axes' slanted names above parallel coordinates
 LEGEND_PX = 80  # of a legend under the axis' title
 
 
@@ -25,10 +26,11 @@ def figure(chart: Chart) -> str:
     data = [trace for mark in chart.marks for trace in _traces(mark)]
     bars = [mark for mark in chart.marks if isinstance(mark, Bars)]
     from_the_top = bool(bars) or any(isinstance(mark, Heat) for mark in chart.marks)
+    parallel = any(isinstance(mark, Parallel) for mark in chart.marks)
     rows = max((len(mark.labels) for mark in bars), default=0) * max(1, len(bars))
     height = min(MOST_PX, max(LEAST_PX, ROW_PX * rows + 90))
     layout: dict[str, Any] = {
-        "margin": {"l": 60, "r": 20, "t": 10, "b": 50},
+        "margin": {"l": 60, "r": 20, "t": NAMES_PX if parallel else 10, "b": 50},
          "height": height,
         "autosize": True,
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8888", "activecolor": "#888"},
@@ -96,7 +98,7 @@ def _bars(mark: Bars) -> dict[str, Any]:
     if any(not math.isnan(value) for value in (*mark.low, *mark.high)):
         columns = list(zip(mark.values, mark.low, mark.high, strict=True))
         trace["error_x"] = {
-            "type": "data", "symmetric": False, "array": [_gap(high - value) for value, _, high in columns],
+            "type": "data", "symmetric": False, "color": "#808080", "thickness": 1.5, "array": [_gap(high - value) for value, _, high in columns],
             "arrayminus": [_gap(value - low) for value, low, _ in columns],
         }  # fmt: skip
     return trace

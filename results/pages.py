@@ -64,9 +64,7 @@ def view_table(view: View) -> str:
 
 def folded_table(view: View) -> str:
     """A view that says in numbers what the chart above it shows."""
-    return (
-        folded("as a table", as_html(view)) + f"<p class=caption>{html.escape(view.caption)}.</p>" if view.rows else ""
-    )
+    return folded("as a table", as_html(view)) if view.rows else ""
 
 
 def facts(rows: dict[str, str]) -> str:
@@ -108,13 +106,14 @@ a { color: var(--accent); } :focus-visible { outline: 2px solid var(--accent); o
 nav { position: sticky; top: 0; background: var(--back); padding: .4rem 0; z-index: 5; display: flex; gap: .3rem 1rem; overflow-x: auto; border-bottom: 1px solid var(--line); }
 nav a { white-space: nowrap; } section { scroll-margin-top: 3rem; }
 .numbers { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 1rem 0; } .numbers dt { font-size: .8rem; opacity: .75; } .numbers dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .caption { font-size: .85rem; opacity: .85; } caption { caption-side: bottom; text-align: left; font-size: .85rem; opacity: .85; padding-top: .4rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .caption { font-size: .85rem; opacity: .85; margin-top: .4rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; vertical-align: top; }
 td.words, .facts td { white-space: normal; min-width: 14rem; } .best td { font-weight: 650; }
 .scroll, figure { overflow-x: auto; } figure { margin: .4rem 0 1.6rem; } figcaption { font-size: .85rem; opacity: .85; }
 .chart { width: 100%; min-height: 340px; overflow: hidden; } .wide { min-width: 46rem; } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
 img { max-width: 100%; height: auto; } figure img { width: min(100%, 60rem); } code, pre { font-size: .85rem; } pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); }
 summary { cursor: pointer; }
+@media (max-width: 600px) { td.words div { max-height: 4.6em; overflow: auto; } }
 """
 
 _SCRIPT = """

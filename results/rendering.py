@@ -77,7 +77,7 @@ def as_rich(view: View) -> Any:
     )  # fmt: skip
     for name in view.columns:
         table.add_column(
-            name, justify="left" if name in view.texts else "right", no_wrap=name != "differs from the base"
+            name, justify="left" if name in view.texts else "right", no_wrap=name != "differs from the base in"
         )
     for n, cells in enumerate(view.cells()):
         table.add_row(*map(escape, cells), style="bold" if n in view.bold else None)
@@ -92,14 +92,15 @@ def as_html(view: View) -> str:
         told = "".join(map(cell_html, cells))
         body.append(f"<tr{' class=best' if n in view.bold else ''}>{told}</tr>")
     return (
-        f"<div class=scroll tabindex=0><table><caption>{html.escape(view.caption)}.</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f"<div class=scroll tabindex=0><table aria-label='{html.escape(view.title)}'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div><p class=caption>{html.escape(view.caption)}.</p>"
     )
 
 
 def cell_html(text: str) -> str:
     """A cell; one that holds more than a few words may break into lines."""
-    return f"<td{' class=words' * (len(text) > LONGEST_LINE)}>{html.escape(text)}</td>"
+    told = html.escape(text)
+    return f"<td class=words><div>{told}</div></td>" if len(text) > LONGEST_LINE else f"<td>{told}</td>"
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:

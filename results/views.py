@@ -19,6 +19,7 @@ from results.tables import Row, configurations, show
 from results.tables import differences as differs
 from results.view import Tell, View, interval, number, teller
 
+MOST_TOLD = 6  # fields that a row names
 TOP = 8  # configurations of which everything is told
 SIZES = ("AP_small", "AP_medium", "AP_large")
 
@@ -34,12 +35,16 @@ def ranking_view(evidence: Evidence) -> View:
     state, metric = evidence.state, evidence.state.metric
     mean = f"{metric}_mean"
     fresh = _fresh_scores(state)
+    order = {effect.field: place for place, effect in enumerate(evidence.importance.effects)}
     rows = []
     for position, row in enumerate(configurations(state)[:TOP], 1):
         scores = list(fresh.get(row["config"], {}).values())
         seeds = mean_interval(scores)
         images = evidence.image_interval(row["trial"]) if metric == "mAP" else (math.nan, math.nan)
-        trial = state.trials[row["trial"]]
+        changes = differs(state, state.trials[row["trial"]])
+        told = [
+            f"{name}={show(changes[name])}" for name in sorted(changes, key=lambda name: order.get(name, len(order)))
+        ]
         rows.append(
             {
                 "rank": position,
@@ -51,8 +56,8 @@ def ranking_view(evidence: Evidence) -> View:
                 "best_rung": row["best_rung"],
                 "optimism": row["optimism"],
                 "not_told_apart": False,
-                "differs": ", ".join(f"{name}={show(value)}" for name, value in differs(state, trial).items())
-                or "base",
+                "differs": ", ".join(told) or "base",
+                "differs_most": _shortened(told),
             }
         )
     _mark_not_told_apart(rows, fresh)
@@ -68,11 +73,17 @@ def ranking_view(evidence: Evidence) -> View:
         columns["95 % over images"] = lambda r: interval(r["images_low"], r["images_high"])
     if any(not math.isnan(row["optimism"]) for row in rows):
         columns["optimism"] = lambda r: number(r["optimism"], signed=True)
-    columns |= {"epochs": lambda r: str(r["best_rung"]), "differs from the base": lambda r: r["differs"]}
+    columns |= {"epochs": lambda r: str(r["best_rung"]), "differs from the base in": lambda r: r["differs_most"]}
     return View(
         "ranking", "configurations, best first", rows, columns, _ranking_caption(evidence, rows, fresh), frozenset({0}),
-        frozenset({"config", "differs from the base"}),
+        frozenset({"config", "differs from the base in"}),
     )  # fmt: skip
+
+
+def _shortened(parts: list[str]) -> str:
+    """The first few parts, which matter most, and how many more there are."""
+    more = len(parts) - MOST_TOLD
+    return ", ".join(parts[:MOST_TOLD]) + (f", {more} more" if more > 0 else "") or "base"
 
 
 def _narrower(row: Row) -> tuple[float, float]:
