@@ -9,9 +9,11 @@ from typing import Any
 from results.evidence import Evidence
 from results.importance import Effect, first_rung, is_numeric
 from results.marks import BEST_COLOUR, COLOURS, GREY, Axis, Bars, Chart, Line, Mark, Parallel, Points
+from results.state import Trial
 from results.tables import show, varied_fields
 
 MOST_SLICES, MOST_AXES = 12, 12  # fields that get a plot, or an axis, of their own
+MOST_TRIALS = 1000  # in a plot; of more, evenly many from first to last
 
 
 def field_charts(evidence: Evidence) -> list[Chart | None]:
@@ -53,7 +55,7 @@ def path(evidence: Evidence) -> Chart | None:
 
 def parallel(evidence: Evidence) -> Chart | None:
     """Parallel coordinates of the fields that varied, coloured by the score at the first rung."""
-    rows = first_rung(evidence.state)
+    rows = _shown(evidence)
     fields = varied_fields(evidence.state)
     order = [e.field for e in evidence.importance.effects]
     fields = sorted(fields, key=lambda name: order.index(name) if name in order else len(order))[:MOST_AXES]
@@ -77,6 +79,12 @@ def _axis(name: str, values: Sequence[Any]) -> Axis:
     return Axis(name, [float(options.index("-" if value is None else show(value))) for value in values], options)
 
 
+def _shown(evidence: Evidence) -> list[tuple[Trial, float]]:
+    """Trials with their scores at the first rung, thinned out where a plot could not show them all."""
+    rows = first_rung(evidence.state)
+    return rows[:: math.ceil(len(rows) / MOST_TRIALS)] if rows else []
+
+
 def slices(evidence: Evidence) -> list[Chart | None]:
     """Score at the first rung by each field's value, the fields that mattered most first; the line is what the surrogate
     predicts with everything else drawn from the space."""
@@ -84,7 +92,7 @@ def slices(evidence: Evidence) -> list[Chart | None]:
 
 
 def _slice(evidence: Evidence, effect: Effect) -> Chart:
-    pairs = [(trial, score) for trial, score in first_rung(evidence.state) if effect.field in trial.config]
+    pairs = [(trial, score) for trial, score in _shown(evidence) if effect.field in trial.config]
     values = [trial.config[effect.field] for trial, _ in pairs]
     numeric = is_numeric(values)
     x = [float(value) for value in values] if numeric else [show(value) for value in values]

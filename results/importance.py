@@ -65,6 +65,11 @@ class Importance:
         """Fitted on all trials of the search at the first rung; None of too few."""
         return self._fitted(0)
 
+    @cached_property
+    def draws(self) -> Draws:
+        """Where scores are predicted."""
+        return Draws(self.prior, self.seed)
+
     @property
     def explained(self) -> float:
         """How much of the spread of trials it has not seen the surrogate explains; at or under 0: nothing."""
@@ -77,7 +82,7 @@ class Importance:
         names = [name for name in varied_fields(self.state) if _varies([t.config.get(name) for t, _ in rows])]
         if self.surrogate is None:
             return []
-        shares = shares_of(self.surrogate, self.prior, self.seed)
+        shares = shares_of(self.surrogate, self.draws)
         above = {rung: self._shares_above(rung) for rung in range(1, len(self.state.levels))}
         found = []
         for number, name in enumerate(names):
@@ -102,7 +107,7 @@ class Importance:
         surrogate = self._fitted(rung)
         if surrogate is None:
             return 0, {}
-        return surrogate.n, {name: share.main for name, share in shares_of(surrogate, self.prior, self.seed).items()}
+        return surrogate.n, {name: share.main for name, share in shares_of(surrogate, self.draws).items()}
 
 
 def _at_rung(state: StudyState, rung: int) -> list[tuple[Trial, float]]:
@@ -118,40 +123,44 @@ def first_rung(state: StudyState) -> list[tuple[Trial, float]]:
     return rows + [(t, 0.0) for t in state.with_role("search") if t.outcome == "diverged" and t.id not in there]
 
 
-def shares_of(surrogate: Surrogate, prior: Prior, seed: int) -> dict[str, Share]:
-    """Each field's share of the variance of predicted scores over the prior."""
-    rng = np.random.default_rng(seed)
-    backgrounds = prior.shares(BACKGROUNDS, rng)
-    configs: list[Config] = []
+class Draws:
+    """Configurations of a prior at which scores are predicted: some anywhere, and for each field some backgrounds, that
+    is draws of all others, under each of its values. Worked out once for the surrogates of all rungs."""
 
-    def placed(shares: np.ndarray) -> int:
-        """Where a configuration stands among those to predict; -1 for what is none."""
+    def __init__(self, prior: Prior, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        backgrounds = prior.shares(BACKGROUNDS, rng)
+        self.configs: list[Config] = []
+        self.cells: dict[str, np.ndarray] = {}  # of a field: [points, backgrounds], positions in configs; -1: no config
+        self.values: dict[str, list[Any]] = {}  # of a field at its points; None where its range depends on another
+        for column, name in enumerate(prior.fields):
+            points = prior.points(name, POINTS)
+            moved = np.repeat(backgrounds[None], len(points), axis=0)
+            moved[:, :, column] = np.array(points)[:, None]
+            self.cells[name] = np.array([[self._place(prior, shares) for shares in rows] for rows in moved])
+            self.values[name] = [prior.value(name, share) for share in points]
+        anywhere = [self._place(prior, shares) for shares in prior.shares(BACKGROUNDS * POINTS, rng)]
+        self.anywhere = [position for position in anywhere if position >= 0]
+
+    def _place(self, prior: Prior, shares: np.ndarray) -> int:
         config = prior.config(shares.tolist())
         if config is None:
             return -1
-        configs.append(config)
-        return len(configs) - 1
+        self.configs.append(config)
+        return len(self.configs) - 1
 
-    points = {name: prior.points(name, POINTS) for name in prior.fields}
-    where: dict[str, np.ndarray] = {}
-    for column, name in enumerate(prior.fields):
-        cells = np.full((len(points[name]), BACKGROUNDS), -1)
-        for at, share in enumerate(points[name]):
-            for number, background in enumerate(backgrounds):
-                moved = background.copy()
-                moved[column] = share
-                cells[at, number] = placed(moved)
-        where[name] = cells
-    everywhere = [n for n in (placed(row) for row in prior.shares(BACKGROUNDS * POINTS, rng)) if n >= 0]
-    if not configs or not everywhere:
+
+def shares_of(surrogate: Surrogate, draws: Draws) -> dict[str, Share]:
+    """Each field's share of the variance of predicted scores over the prior."""
+    if not draws.anywhere:
         return {}
-    told = surrogate.by_group(configs)  # [groups, configs]
-    spread = told[:, everywhere].var(axis=1)
-    mean_spread = float(told[:, everywhere].mean(axis=0).var())
+    told = surrogate.by_group(draws.configs)  # [groups, configs]
+    spread = told[:, draws.anywhere].var(axis=1)
+    mean_spread = float(told[:, draws.anywhere].mean(axis=0).var())
     return {
-        name: _share(told, cells[:, (cells >= 0).all(axis=0)], spread, mean_spread, [prior.value(name, at) for at in points[name]])
-        for name, cells in where.items()
-    }  # fmt: skip
+        name: _share(told, cells[:, (cells >= 0).all(axis=0)], spread, mean_spread, draws.values[name])
+        for name, cells in draws.cells.items()
+    }
 
 
 def _share(told: np.ndarray, cells: np.ndarray, spread: np.ndarray, mean_spread: float, values: list[Any]) -> Share:

@@ -19,6 +19,7 @@ import numpy as np
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 MOST_DETECTIONS = 100  # of an image and class
+AT_ONCE = 60_000  # counts of detections worked on together: what a core's cache holds
 ABSENT = -1  # the box of a detection that found none
 
 
@@ -189,10 +190,53 @@ def average_precision(found: ClassMatches, weights: np.ndarray) -> np.ndarray:
 
     As COCOeval.accumulate of an annotation file in which image n stands that often, beside itself.
     """
+    starts, lengths = _ties(found.image, found.score)
+    if len(lengths) and lengths.max() > 1:
+        return _by_repetition(found, weights, starts, lengths)
+    most = max(1, AT_ONCE // max(1, len(found.image)))
+    parts = [_by_counting(found, weights[first : first + most]) for first in range(0, len(weights), most)]
+    return np.concatenate(parts) if parts else np.empty((0, len(IOU_THRESHOLDS)))
+
+
+def _by_counting(found: ClassMatches, weights: np.ndarray) -> np.ndarray:
+    """`average_precision` where no image has two detections of one score: a repeated detection then counts so often where
+    it stands, since between its copies precision is not above that behind the last."""
+    num_boxes = weights @ found.boxes
+    result = np.where(num_boxes[:, None] > 0, np.zeros((len(weights), len(IOU_THRESHOLDS))), np.nan)
+    times = weights[:, found.image]
+    seen = np.cumsum(times, axis=1)
+    reached = _thresholds_reached(num_boxes)
+    row_starts = (np.arange(len(weights)) * reached.shape[1])[:, None]
+    for t in range(len(IOU_THRESHOLDS)):
+        hits = np.flatnonzero(found.matched[t])  # recall and the highest precision behind are those of true positives
+        if not len(hits):
+            continue
+        true = np.cumsum(times[:, hits], axis=1)
+        is_ignored = found.ignored[t]
+        told = np.cumsum(times * ~is_ignored, axis=1)[:, hits] if is_ignored.any() else seen[:, hits]
+        precision = true / (told + np.spacing(1))
+        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        fresh = np.diff(
+            reached.take(row_starts + true), axis=1, prepend=0
+        )  # recall thresholds that are reached there first
+        result[:, t] += (envelope * fresh).sum(axis=1) / len(RECALL_THRESHOLDS)
+    return result
+
+
+def _thresholds_reached(num_boxes: np.ndarray) -> np.ndarray:
+    """[r, x]: how many recall thresholds x found boxes of num_boxes[r] reach."""
+    needed = _boxes_needed(np.maximum(num_boxes, 1)[:, None])
+    width = int(num_boxes.max(initial=0)) + 2
+    cells = np.arange(len(num_boxes))[:, None] * width + needed
+    counts = np.bincount(cells.ravel(), minlength=len(num_boxes) * width).reshape(len(num_boxes), width)
+    return np.cumsum(counts, axis=1)
+
+
+def _by_repetition(found: ClassMatches, weights: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """`average_precision` by literally repeating detections: those of one score in one image repeat as a whole."""
     result = np.full((len(weights), len(IOU_THRESHOLDS)), np.nan)
     is_hit: np.ndarray = np.asarray(found.matched.any(axis=0))
     any_ignored = bool(found.ignored.any())
-    starts, lengths = _ties(found.image, found.score)
     if is_hit.any():  # behind the last true positive nothing changes
         used = int(np.searchsorted(starts, np.flatnonzero(is_hit)[-1], side="right"))
         starts, lengths = starts[:used], lengths[:used]
@@ -207,7 +251,7 @@ def average_precision(found: ClassMatches, weights: np.ndarray) -> np.ndarray:
         precision = np.zeros((len(IOU_THRESHOLDS), len(hits) + 1))  # its last column: a recall that is never reached
         precision[:, :-1] = true / (told + np.spacing(1))
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        needed = _boxes_needed(num_boxes)
+        needed = _boxes_needed(np.array(num_boxes))
         for t in range(len(IOU_THRESHOLDS)):
             result[r, t] = envelope[t, true[t].searchsorted(needed)].mean()
     return result
@@ -235,8 +279,8 @@ def _repeated(starts: np.ndarray, lengths: np.ndarray, times: np.ndarray) -> np.
     return positions
 
 
-def _boxes_needed(num_boxes: int) -> np.ndarray:
-    """The fewest boxes found (101,) whose recall, as a float, is at or above each recall threshold."""
+def _boxes_needed(num_boxes: np.ndarray) -> np.ndarray:
+    """The fewest boxes found (.., 101) whose recall, as a float, is at or above each recall threshold."""
     fewest = np.ceil(RECALL_THRESHOLDS * num_boxes)
     fewest -= (fewest - 1) / num_boxes >= RECALL_THRESHOLDS
     fewest += fewest / num_boxes < RECALL_THRESHOLDS

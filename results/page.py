@@ -39,6 +39,9 @@ GALLERY_TITLES = {
 }
 
 
+MOST_ROWS = 1000  # of a table
+
+
 def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], audit: Audit | None) -> str:
     """The whole page, from what the files of results/ hold."""
     plan = evidence.plan
@@ -59,7 +62,7 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
         Section("classes", "Classes and sizes", _classes(drawn, tables)),
         Section("images", "What the best finds and misses", _gallery(evidence)),
         Section("cost", "Cost", [view_table(tables["cost"])]),
-        Section("trials", "Trials", [folded(f"all {len(trials)} trials", table(trials)), titled("Not continued", table(_reasons(evidence)))]),
+        Section("trials", "Trials", [_trials(trials), titled("Not continued", table(_reasons(evidence)))]),
         Section("failures", "Failures", [table(_failures(evidence))]),
         Section("plan", "Plan and data", [facts(_plan(evidence)), titled("Dataset", facts(_data(plan))), _dropped(plan)]),
         Section("provenance", "Provenance", [facts(_provenance(plan)), _commands(evidence)]),
@@ -146,13 +149,20 @@ def _gallery(evidence: Evidence) -> list[str]:
     return parts
 
 
+def _trials(rows: list[Row]) -> str:
+    """The leaderboard, as far as a browser shows it gladly."""
+    if len(rows) <= MOST_ROWS:
+        return folded(f"all {len(rows)} trials", table(rows))
+    return folded(f"the first {MOST_ROWS} of {len(rows)} trials; leaderboard.csv has all", table(rows[:MOST_ROWS]))
+
+
 def _reasons(evidence: Evidence) -> list[Row]:
     state = evidence.state
     return [
         {"trial": t.number, "id": t.id, "state": state.final_state(t), "why": t.reason}
         for t in state.trials.values()
         if t.reason and state.final_state(t) in ("pruned", "stopped")
-    ]
+    ][:MOST_ROWS]
 
 
 def _failures(evidence: Evidence) -> list[Row]:
@@ -212,5 +222,5 @@ def _commands(evidence: Evidence) -> str:
         return f"python -m search.rerun {run} {trial.id}  # trial {trial.number}"
 
     scored = [t for t in evidence.state.trials.values() if t.epochs]
-    lines = "\n".join([f"python -m results.report {run}", *map(again, scored)])
+    lines = "\n".join([f"python -m results.report {run}", *map(again, scored[:MOST_ROWS])])
     return folded("commands that make every row again", f"<pre>{html.escape(lines)}</pre>")

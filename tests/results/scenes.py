@@ -10,10 +10,11 @@ SIDE = 100.0
 
 
 def scene(
-    seed: int, images: int = 12, classes: int = 3, crowds: bool = True
+    seed: int, images: int = 12, classes: int = 3, crowds: bool = True, ties: bool = True
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Boxes and detections: most are boxes moved a little, some are anywhere; scores in steps, so that they tie."""
+    """Boxes and detections: most are boxes moved a little, some are anywhere; scores in steps, so that they tie, or not."""
     rng = np.random.default_rng(seed)
+    digits = 1 if ties else 12
     truths: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     for image in range(1, images + 1):
@@ -30,13 +31,18 @@ def scene(
                 moved[2:] = [max(1.0, v) for v in moved[2:]]
                 label = category if rng.random() < 0.8 else int(rng.integers(1, classes + 1))
                 found.append(
-                    {"image_id": image, "category_id": label, "bbox": moved, "score": round(float(rng.random()), 1)}
+                    {
+                        "image_id": image,
+                        "category_id": label,
+                        "bbox": moved,
+                        "score": round(float(rng.random()), digits),
+                    }
                 )
         for _ in range(int(rng.integers(0, 3))):
             anywhere = [float(v) for v in (*rng.uniform(0, SIDE / 2, 2), *rng.uniform(5, SIDE / 2, 2))]
             found.append({
                 "image_id": image, "category_id": int(rng.integers(1, classes + 1)), "bbox": anywhere,
-                "score": round(float(rng.random()), 1),
+                "score": round(float(rng.random()), digits),
             })  # fmt: skip
     truth = {
         "images": [{"id": n} for n in range(1, images + 1)],
