@@ -69,7 +69,9 @@ def settle_path(options: Options) -> tuple[Options, Given, dict[str, Any]]:
     given = _given(found, ends[0])
     way = _way(found, *ends)
     if len(way) < 2:
-        raise StudyError(f"--path {' '.join(options.path or (BASE, BEST))}: both are the same configuration")
+        raise StudyError(
+            f"--path {' '.join(options.path or (BASE, BEST))}: both are the same configuration, there is no way between them"
+        )
     make = leave_one_out if options.leave_one_out else path_steps
     steps, notes = make(way, ends[0])
     for step in steps:

@@ -117,12 +117,40 @@ def test_the_same_images_through_every_step(work: Path, first: subprocess.Comple
     assert Image.open(sheets[0]).height == 4 * (128 * 2 + 14)  # ground truth and three steps
 
 
+def test_the_changes_from_the_base_to_a_trial_are_trained_for_real(work: Path) -> None:
+    searched = call(
+        work, "search.run", "--space", "smoke", "--data", "street", "--profile", "cpu", "--name", "s", "--trials", "7", "--epochs", "1",
+    )  # fmt: skip
+    assert searched.returncode == 0, searched.stdout + searched.stderr
+    with (work / "runs/s/results/leaderboard.csv").open() as file:
+        other = next(row for row in csv.DictReader(file) if row["number"] == "5")
+    told = call(
+        work, "search.ablate", "--path", "base", other["trial"], "--study", "runs/s", "--name", "p", "--seeds", "1"
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    with (work / "runs/p/results/ablation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["step"] == "base"
+    assert len(rows) >= 2
+    assert {row["n"] for row in rows} == {"1"}
+    with (work / "runs/p/results/leaderboard.csv").open() as file:
+        trained = {row["config"]: row for row in csv.DictReader(file)}
+    assert trained[other["config"]]["step"] == rows[-1]["step"], "the last step is that trial's configuration"
+    assert {row["seed"] for row in trained.values()} == {"1"}, "not the seed that it was picked by"
+    again = call(work, "search.ablate", "--space", "smoke", "--resume", "--name", "p", "--seeds", "2")
+    assert again.returncode == 0, again.stdout + again.stderr
+    page = (work / "runs/p/results/report.html").read_text()
+    assert "What each step added" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--space", "retinanet", "--data", "street"], "--space retinanet has no chain of steps to ablate; there is one in tdt4265_report"),
         (["--space", "mine.yaml", "--data", "street", "--set", "box_loss=giou"], "the step +giou changes that field"),
         (["--space", "mine.yaml", "--data", "street", "--seeds", "0"], "--seeds must be positive"),
+        (["--path", "base", "best", "--study", "street"], "street must be a study folder"),
+        (["--path", "base", "best", "--runs-dir", "nowhere"], "there is no search in nowhere"),
         (["--space", "mine.yaml", "--data", "street", "--extended-annotations", "street/val.json"], "must not be in val.json too"),
         (["--space", "mine.yaml", "--extended-annotations", "street/val.json"], "--extended-annotations adds to the data of --data"),
         (["--space", "mine.yaml", "--data", "street", "--set", "anchor_sizes=400.0"], "anchors must be able to match"),
