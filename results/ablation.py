@@ -13,7 +13,7 @@ from typing import Any
 
 from results.rendering import latex_table
 from results.state import StudyState, Trial
-from results.statistics import POWER, Difference, differences
+from results.statistics import POWER, Difference, bootstrap_mean, differences
 from results.tables import Row, show
 
 DIFFERENCE_COLUMNS = (
@@ -148,7 +148,8 @@ def _per_class(trials: list[Trial]) -> Row:
 def _spread(name: str, scores: list[float]) -> Row:
     counted = [score for score in scores if not math.isnan(score)]
     sd = statistics.stdev(counted) if len(counted) > 1 else math.nan
-    return {f"{name}_mean": _mean(counted), f"{name}_sd": sd}
+    low, high = bootstrap_mean(counted, seed=0) or (math.nan, math.nan)  # none below eight seeds
+    return {f"{name}_mean": _mean(counted), f"{name}_sd": sd, f"{name}_boot_low": low, f"{name}_boot_high": high}
 
 
 def _mean(scores: list[float]) -> float:

@@ -16,9 +16,9 @@ from pathlib import Path
 from results.evidence import Evidence
 from results.records import JournalError
 from results.rendering import add_table_options, print_views
-from results.resampling import CONFIDENCE, class_difference_intervals, difference_interval
+from results.resampling import class_difference_intervals, difference_interval
 from results.state import Trial
-from results.statistics import paired_difference
+from results.statistics import CONFIDENCE, POWER, detectable_by_interval, minimum_detectable, paired_difference
 from results.tables import Row, configurations, show
 from results.view import View, interval, number
 
@@ -59,7 +59,9 @@ def _scores(a: Evidence, b: Evidence, best: Mapping[str, Trial], alike: bool) ->
         if matches[0] is not None and matches[1] is not None:
             found = difference_interval(matches[1], matches[0], a.groups, seed=a.seed)
             rows.append(_difference("images", found.value, found.low, found.high))
-            told.append(f"over images: {a.about_images()}, the same for both, of one training each")
+            told.append(
+                f"over images: {a.about_images()}, the same for both, of one training each; {_detectable(minimum_detectable(found.sd, found.groups - 1))}"
+            )
         else:
             told.append(
                 "no interval over images: a study from before ground truth was kept, or its detections are gone"
@@ -102,13 +104,28 @@ def _over_seeds(a: Evidence, b: Evidence, best: Mapping[str, Trial], told: list[
         return []
     paired = paired_difference(scores[1], scores[0])
     if paired is not None and paired.n >= LEAST_SHARED:
-        told.append(f"over seeds: paired t on the {paired.n} that both have, correlation {show(paired.correlation)}")
+        told.append(
+            f"over seeds: paired t on the {paired.n} that both have, correlation {show(paired.correlation)}; {_detectable(detectable_by_interval(paired.low, paired.high, paired.n - 1))}"
+        )
         return [_difference("seeds", paired.mean, paired.low, paired.high)]
     columns = [list(row.values()) for row in scores]
-    spread = ttest_ind(columns[1], columns[0], equal_var=False).confidence_interval(CONFIDENCE)
-    told.append(f"over seeds: Welch's t of {len(columns[0])} and {len(columns[1])} seeds, none shared")
+    welch = ttest_ind(columns[1], columns[0], equal_var=False)
+    spread = welch.confidence_interval(CONFIDENCE)
+    sure = detectable_by_interval(float(spread.low), float(spread.high), int(welch.df))
+    told.append(
+        f"over seeds: Welch's t of {len(columns[0])} and {len(columns[1])} seeds, none shared; {_detectable(sure)}"
+    )
     gap = statistics.fmean(columns[1]) - statistics.fmean(columns[0])
     return [_difference("seeds", gap, float(spread.low), float(spread.high))]
+
+
+def _detectable(difference: float) -> str:
+    """How small a difference would have been told from none."""
+    return (
+        "no smallest difference is known"
+        if math.isnan(difference)
+        else f"{POWER:.0%} of such comparisons would tell {difference:.3f} from none"
+    )
 
 
 def _classes(a: Evidence, b: Evidence, best: Mapping[str, Trial], alike: bool) -> View:

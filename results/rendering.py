@@ -77,7 +77,10 @@ def as_rich(view: View) -> Any:
     )  # fmt: skip
     for name in view.columns:
         table.add_column(
-            name, justify="left" if name in view.texts else "right", no_wrap=name != "differs from the base in"
+            name,
+            justify="left" if name in view.texts else "right",
+            no_wrap=name != "differs from the base in",
+            overflow="fold",
         )
     for n, cells in enumerate(view.cells()):
         table.add_row(*map(escape, cells), style="bold" if n in view.bold else None)

@@ -170,6 +170,16 @@ def minimum_detectable(standard_error: float, degrees_of_freedom: int) -> float:
     return standard_error * _detectable_in_errors(degrees_of_freedom)
 
 
+def detectable_by_interval(low: float, high: float, degrees_of_freedom: int) -> float:
+    """`minimum_detectable` of a difference whose 95 % interval, of a t with these degrees of freedom, is known."""
+    from scipy.stats import t as student
+
+    if degrees_of_freedom < 1:
+        return math.nan
+    critical = float(student.ppf(0.5 + CONFIDENCE / 2, degrees_of_freedom))
+    return minimum_detectable((high - low) / (2 * critical), degrees_of_freedom)
+
+
 @functools.cache
 def _detectable_in_errors(degrees_of_freedom: int) -> float:
     """The same for a standard error of 1."""

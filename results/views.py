@@ -14,7 +14,7 @@ from results.ablation import ablation_rows, caption, title
 from results.evidence import Evidence
 from results.field_views import field_views
 from results.state import StudyState, Trial
-from results.statistics import differences, mean_interval
+from results.statistics import POWER, differences, mean_interval
 from results.tables import Row, configurations, show
 from results.tables import differences as differs
 from results.view import Tell, View, interval, number, teller
@@ -56,6 +56,7 @@ def ranking_view(evidence: Evidence) -> View:
                 "best_rung": row["best_rung"],
                 "optimism": row["optimism"],
                 "not_told_apart": False,
+                "detectable": math.nan,
                 "differs": ", ".join(told) or "base",
                 "differs_most": _shortened(told),
             }
@@ -114,19 +115,20 @@ def _mark_not_told_apart(rows: list[Row], fresh: dict[str, dict[int, float]]) ->
     for row in rows[1:]:
         difference = found.get(row["config"])
         row["not_told_apart"] = difference is not None and not difference.significant
+        row["detectable"] = difference.detectable if difference is not None else math.nan
 
 
 def _ranking_caption(evidence: Evidence, rows: list[Row], fresh: dict[str, dict[int, float]]) -> str:
-    plan, state = evidence.plan, evidence.state
-    told = [
-        f"{state.metric} on {plan['dataset']['val_images']} images of {plan['dataset']['name']} "
-        f"({plan['dataset']['fingerprint']}); rungs {', '.join(map(str, state.levels))} {plan.get('budget_unit', 'epochs')}"
-    ]
+    state = evidence.state
+    told = [f"{state.metric} on {_stands_on(evidence)}"]
     if fresh:
         told.append(
             "n fresh seeds; optimism: the search's score minus their mean; =: not told apart from the first (two-way model, "
             "Holm, 5 %)"
         )
+        sure = [row["detectable"] for row in rows if not math.isnan(row["detectable"])]
+        if sure:
+            told.append(f"{POWER:.0%} of such studies would tell a difference of {min(sure):.3f} from none")
     else:
         told.append("one seed each, the one that they were picked by, so that the first is flattered: --seeds-final 3")
     if any(not math.isnan(row["images_low"]) for row in rows):
@@ -149,7 +151,7 @@ def steps_view(evidence: Evidence) -> View:
         "95 % over seeds": lambda r: interval(r["delta_low"], r["delta_high"], signed=True),
         "p (Holm)": lambda r: p_value(r["p_holm"]),
         "effect": lambda r: number(r["effect_size"]) if math.isnan(r["effect_size"]) else f"{r['effect_size']:+.1f}",
-        "paired t, 95 %": lambda r: interval(r["paired_low"], r["paired_high"], signed=True),
+        "paired t, 95 % (correlation of seeds)": _paired,
         "AP50": lambda r: number(r["AP50"]),
         "ms/batch": lambda r: "-" if r["ms_per_batch"] is None else f"{r['ms_per_batch']:.0f}",
         "min": lambda r: "-" if math.isnan(r["train_minutes"]) else f"{r['train_minutes']:.1f}",
@@ -161,6 +163,12 @@ def steps_view(evidence: Evidence) -> View:
         "ablation", title(evidence.plan), rows, columns,
         f"{caption(evidence.plan, evidence.state)}. {legend}", best, frozenset({"step", "changed"}),
     )  # fmt: skip
+
+
+def _paired(row: Row) -> str:
+    """A step's paired t beside the model's interval, with what pairing by seed was worth."""
+    told = interval(row["paired_low"], row["paired_high"], signed=True)
+    return told if math.isnan(row["seed_correlation"]) else f"{told} ({row['seed_correlation']:+.2f})"
 
 
 def p_value(p: float) -> str:
@@ -230,7 +238,7 @@ def sizes_view(evidence: Evidence) -> View:
     ]
     columns: dict[str, Tell] = {"": lambda r: r["what"], "epochs": lambda r: str(r["epochs"])}
     columns |= {name: teller(name) for name in ("mAP", *SIZES)}
-    told = f"small: a box of less than {small:g} x {small:g} pixels, medium: less than {medium:g} x {medium:g}, large: the rest"
+    told = f"{_stands_on(evidence)}; small: a box of less than {small:g} x {small:g} pixels, medium: less than {medium:g} x {medium:g}, large: the rest"
     return View("sizes", "AP by size", rows, columns, told, _best(rows, "mAP"), frozenset({""}))
 
 
@@ -264,8 +272,18 @@ def cost_view(evidence: Evidence) -> View:
         "minutes": lambda r: f"{r['minutes']:.1f}",
         **{name: teller(name) for name in measured},
     }
-    told = "seconds per epoch: the median over its epochs; minutes: all its trials, inside training and evaluation"
+    told = f"{_stands_on(evidence)}; seconds per epoch: the median over its epochs; minutes: all its trials, inside training and evaluation"
     return View("cost", "what it cost", rows, columns, told, frozenset(), frozenset({"config"}))
+
+
+def _stands_on(evidence: Evidence) -> str:
+    """Data, budget and seeds of a study."""
+    plan, state = evidence.plan, evidence.state
+    data, seeds = plan["dataset"], len({trial.seed for trial in state.trials.values()})
+    return (
+        f"{data['val_images']} images of {data['name']} ({data['fingerprint']}); rungs {', '.join(map(str, state.levels))} "
+        f"{plan.get('budget_unit', 'epochs')}; {seeds} training seed{'s' * (seeds != 1)}"
+    )
 
 
 def _epoch(evidence: Evidence, trial: Trial) -> int:

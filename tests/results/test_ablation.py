@@ -13,7 +13,7 @@ from results.ablation import ablation_rows, as_latex, caption
 from results.records import read_journal, read_plan
 from results.report import write_results
 from results.state import StudyState
-from tests.results.conftest import BASE, STEPS
+from tests.results.conftest import BASE, STEPS, Story
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -109,3 +109,17 @@ def test_the_caption_says_what_the_numbers_stand_on(chain: Path) -> None:
     assert "2 passes a training" in told
     assert "one batch of 8" in told
     assert BASE.steps_per_epoch == 0
+
+
+def test_a_bootstrap_over_seeds_from_eight_on_alone(chain: Path, story: Story) -> None:
+    plan = read_plan(chain)
+    story.records = read_journal(chain / "journal.jsonl")[:-1]
+    for seed in range(2, 9):
+        story.create(f"more{seed}", {}, 40.0, role="ablation", seed=seed)
+        story.records[-1]["step"] = "base"
+        story.train(f"more{seed}", [0.1, 0.1 + seed / 100], 1, 40.0, to=2)
+    story.write()
+    base, giou, _ = ablation_rows(plan, StudyState.of_plan(plan, read_journal(chain / "journal.jsonl")))
+    assert base["n"] == 9
+    assert base["mAP_boot_low"] < base["mAP_mean"] < base["mAP_boot_high"]
+    assert math.isnan(giou["mAP_boot_low"]), "at two seeds it would cover next to nothing"

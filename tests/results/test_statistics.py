@@ -10,6 +10,7 @@ from scipy import stats
 
 from results.statistics import (
     bootstrap_mean,
+    detectable_by_interval,
     differences,
     fit_two_way,
     hedges,
@@ -191,3 +192,9 @@ def test_mean_interval_is_scipys_and_nan_for_one_value() -> None:
     reference = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert mean_interval(values) == pytest.approx((reference.low, reference.high))
     assert all(math.isnan(end) for end in mean_interval([0.3]))
+
+
+def test_the_detectable_difference_of_an_interval_is_that_of_its_standard_error() -> None:
+    half = float(stats.t.ppf(0.975, 4)) * 0.01
+    assert detectable_by_interval(0.03 - half, 0.03 + half, 4) == pytest.approx(minimum_detectable(0.01, 4))
+    assert math.isnan(detectable_by_interval(0.0, 1.0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,19 @@ class TestCommand:
             main([str(study), *options])
         assert ended.value.code == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["seen", "finals", "chain"])
+def test_every_caption_names_the_data_and_the_budget(which: str, request: pytest.FixtureRequest) -> None:
+    for view in views(Evidence(request.getfixturevalue(which))):
+        if view.name not in ("importance", "path"):
+            assert "0123456789abcdef" in view.caption, view.name
+            assert re.search(r"rungs 1, 3, 9 epochs|rungs 2 epochs|passes a training|after \d+ epochs", view.caption), (
+                view.name
+            )
+
+
+def test_what_is_not_told_apart_says_what_would_have_been(finals: Path) -> None:
+    ranking = views(Evidence(finals))[0]
+    assert [row["not_told_apart"] for row in ranking.rows[:2]].count(True) <= 1
+    assert re.search(r"80% of such studies would tell a difference of 0\.\d+ from none", ranking.caption)
