@@ -70,15 +70,9 @@ class Progress:
         return ""
 
     def eta(self) -> str:
-        """Minutes to go, from the mean epoch so far and the epochs that the plan expects."""
-        records = [r for t in list(self.state.trials.values()) for r in t.epochs.values()]
-        if not records:
-            return "-"
-        mean = sum(r["seconds"] for r in records) / len(records)
-        running = [t.leg_target - t.last_epoch for t in list(self.state.trials.values()) if t.leg_target is not None]
-        planned = max(self.expected_epochs - len(records), float(sum(running)))
-        seconds = mean * max(planned / self.slots, float(max(running, default=0)))
-        return f"{seconds / 60:.1f} min"
+        """Minutes to go."""
+        seconds = seconds_to_go(self.state, self.expected_epochs, self.slots)
+        return "-" if math.isnan(seconds) else f"{seconds / 60:.1f} min"
 
     def table(self) -> Table:
         """The live table: running trials first, then the best of the others."""
@@ -109,6 +103,18 @@ class Progress:
         if trial.step:
             return f"{trial.step}, seed {trial.seed}"
         return describe_values(differences(self.state, trial), 4) or "base"
+
+
+def seconds_to_go(state: StudyState, expected_epochs: float, slots: int) -> float:
+    """From the mean epoch so far and the epochs that the plan expects; NaN before any."""
+    trials = list(state.trials.values())  # a live table reads while the driver writes
+    records = [record for trial in trials for record in trial.epochs.values()]
+    if not records:
+        return math.nan
+    mean = sum(record["seconds"] for record in records) / len(records)
+    running = [trial.leg_target - trial.last_epoch for trial in trials if trial.leg_target is not None]
+    planned = max(expected_epochs - len(records), float(sum(running)))
+    return float(mean * max(planned / slots, float(max(running, default=0))))
 
 
 def describe_values(values: dict[str, Any], most: int | None = None) -> str:

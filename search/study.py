@@ -131,7 +131,7 @@ def _search(
     plan, resources = study.plan, study.resources
     journal = Journal(study.folder / JOURNAL_NAME)
     state = StudyState.of_plan(plan, read_journal(journal.path))
-    engine = _engine(study, state, journal, scheduler)
+    engine = engine_of(study, state, journal, scheduler)
     try:
         engine.record(
             "session_started", started=started, resumed=study.resumed, slots=resources.slots, threads=resources.threads,
@@ -186,7 +186,8 @@ def _close(study: Study, state: StudyState, reason: str, interrupted: bool, cons
     return StudyResult(study.folder, told, EXIT_DONE if succeeded else EXIT_NOTHING_SUCCEEDED)
 
 
-def _engine(study: Study, state: StudyState, journal: Journal, scheduler: Scheduler) -> Engine:
+def engine_of(study: Study, state: StudyState, journal: Journal, scheduler: Scheduler) -> Engine:
+    """The engine of a study's plan, over its journal and what that has been replayed to."""
     plan, space = study.plan, study.space
     limits = Limits(
         plan["trials"], (plan["max_hours"] or math.inf) * 3600, plan.get("max_failures", DEFAULT_MAX_FAILURES),

@@ -18,6 +18,7 @@ from search.journal import Journal
 from search.options import Options
 from search.plan import Study, make_plan
 from search.rungs import make_scheduler, rung_levels
+from search.study import engine_of
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
 from spaces.space import ResolvedSpace, resolve
@@ -151,3 +152,20 @@ def say(line: str) -> None:
 def planned(tmp_path: Path, folder: Path, /, **options: Any) -> Study:
     values = {"space": "smoke", "data": str(folder), "runs_dir": str(tmp_path / "runs"), "name": "s", **options}
     return make_plan(Options(**values), say)
+
+
+def train_all(study: Study, legs: int | None = None) -> None:
+    """Trains a planned study's legs without Ray, one after another: all of them, or so many and then one that stays open."""
+    scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
+    journal = Journal(study.folder / "journal.jsonl")
+    engine = engine_of(study, StudyState.of_plan(study.plan), journal, scheduler)
+    engine.record(
+        "session_started", started=0.0, resumed=False, slots=1, threads=1, device="CPU", trials=study.plan["trials"]
+    )
+    done = 0
+    while (leg := engine.next_leg()) is not None:
+        if done == legs:
+            break
+        train_leg(engine, leg, hash_score)
+        done += 1
+    journal.close()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.builders import write_dataset
+from search.plan import write_plan
+from tests.search.builders import planned, train_all, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,12 @@ def two_cores_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def data(tmp_path: Path) -> Path:
     """A small COCO-format folder."""
     return write_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """A search of the smoke space that has trained its trials, its scores being known."""
+    study = planned(tmp_path, write_dataset(tmp_path / "data"), trials=12)
+    write_plan(study)
+    train_all(study)
+    return study.folder

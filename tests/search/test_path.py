@@ -12,36 +12,14 @@ import pytest
 from detector.config import ConfigError, DetectorConfig
 from results.ablation import FIRST
 from results.path import PathStep
-from results.state import StudyState, read_study
-from search.journal import Journal
+from results.state import read_study
 from search.options import Options, StudyError
 from search.path import leave_one_out, newest_search, path_steps
 from search.plan import Study, make_plan, write_plan
-from search.rungs import make_scheduler
-from search.study import _engine
-from tests.search.builders import hash_score, planned, say, train_leg, write_dataset
+from tests.search.builders import say
 
 BASE = DetectorConfig()
 TARGET = BASE.with_values({"head_depth": BASE.head_depth + 1, "head_shared": not BASE.head_shared, "lr": 0.003})
-
-
-@pytest.fixture
-def searched(tmp_path: Path) -> Path:
-    """A search of the smoke space that has trained its trials, its scores being known."""
-    study = planned(tmp_path, write_dataset(tmp_path / "data"), trials=12)
-    write_plan(study)
-    train_all(study)
-    return study.folder
-
-
-def train_all(study: Study) -> None:
-    scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
-    journal = Journal(study.folder / "journal.jsonl")
-    state = StudyState.of_plan(study.plan)
-    engine = _engine(study, state, journal, scheduler)
-    while (leg := engine.next_leg()) is not None:
-        train_leg(engine, leg, hash_score)
-    journal.close()
 
 
 def ablation(folder: Path, **options: Any) -> Study:
