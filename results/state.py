@@ -49,6 +49,7 @@ class Trial:
     retries: int = 0  # legs run again after an error of the code
     checkpoint_dropped: bool = False  # to go on it trains from the start
     before_decay_dropped: bool = False  # to go on with a longer schedule too
+    withdrawn: bool = False  # a user wants it to go no further
 
     @property
     def last_epoch(self) -> int:
@@ -116,6 +117,8 @@ class StudyState:
         self.arrivals: list[dict[str, float]] = [{} for _ in levels]  # scores by trial, in order of arrival
         self.promoted: list[set[str]] = [set() for _ in levels]
         self.proposals = 0
+        self.added: list[dict[str, Any]] = []  # values that a user asked to try, in order
+        self.asked: set[str] = set()  # ids of requests that were answered
         self.restarts: list[str] = []  # trials whose config trains to a longer study's top
         self.records: list[dict[str, Any]] = []
         self.ended: str = ""  # why the study ended, "" while it runs
@@ -191,6 +194,8 @@ class StudyState:
         if outcome == "reached":
             trial.leg_target, trial.losses = None, 0
             self._arrive(trial, target)
+        elif outcome == "withdrawn":
+            trial.leg_target, trial.reason = None, record.get("reason", "")
         elif outcome in ("diverged", "failed", "infeasible"):
             trial.leg_target = None
             trial.outcome, trial.reason = outcome, record.get("reason", "")
@@ -212,8 +217,22 @@ class StudyState:
             trial.outcome = "finished"
         if trial.role in ON_RUNGS:
             self.arrivals[trial.rung][trial.id] = trial.rung_score(self.metric, target, self.prune_on)
-            if trial.outcome == "finished" and trial.rung < len(self.levels) - 1:
+            if trial.withdrawn or (trial.outcome == "finished" and trial.rung < len(self.levels) - 1):
                 self.promoted[trial.rung].add(trial.id)  # its own schedule ends here, though the study's goes on
+
+    def _on_asked(self, record: dict[str, Any]) -> None:
+        """What a user asked of the running study (search.control)."""
+        self.asked.add(record["request"])
+        if record["ask"] == "add":
+            self.added.append(record["values"])
+        elif record["ask"] == "prune":
+            trial = self.trials[record["trial"]]
+            trial.withdrawn = True
+            if trial.rung >= 0 and trial.role in ON_RUNGS:
+                self.promoted[trial.rung].add(trial.id)  # whoever has gone on is not promoted again
+
+    def _on_ask_refused(self, record: dict[str, Any]) -> None:
+        self.asked.add(record["request"])
 
     def _on_levels_extended(self, record: dict[str, Any]) -> None:
         """A longer study: one more rung on top, for trials to come; those before keep the schedule they began."""

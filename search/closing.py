@@ -34,7 +34,12 @@ CHANCE_SHOWN = 0.1  # effects that a shuffle reaches more often than this are no
 def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
     """Journals why each paused trial was not promoted, and the study's end; returns the reason."""
     for trial in list(engine.state.trials.values()):
-        if trial.role == "search" and not trial.outcome and trial.leg_target is None and trial.rung >= 0:
+        if (
+            trial.role == "search"
+            and not (trial.outcome or trial.withdrawn)
+            and trial.leg_target is None
+            and trial.rung >= 0
+        ):
             reason = scheduler.explain(engine.rungs, trial.id, trial.rung)
             if reason != trial.reason:
                 engine.record("trial_pruned", trial=trial.id, reason=reason)
@@ -43,6 +48,8 @@ def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
         if interrupted
         else "max_hours"
         if engine.out_of_time
+        else "stopped"
+        if engine.asked_to_stop
         else "space_exhausted"
         if engine.exhausted
         else "done"

@@ -19,8 +19,10 @@ from search.afterwards import DEFAULT_TOP, best_of_search, missing_audit, missin
 from search.failures import remedy_for
 from search.known import KnownElsewhere
 from search.rungs import Rung, Scheduler
+from spaces.distributions import as_tuple
 from spaces.space import ResolvedSpace
 
+WITHDRAWN = "pruned by a user"
 MAX_BARREN_PROPOSALS = 50  # known or impossible proposals in a row before the space counts as exhausted
 
 
@@ -99,6 +101,7 @@ class Engine:
         self.running: dict[str, Leg] = {}  # by trial
         self.exhausted = False
         self.disk_full = False
+        self.asked_to_stop = False
         # Indexes of the state, so that a decision costs the same after ten thousand trials as after ten.
         self.rungs: list[Rung] = []
         self.owed: dict[str, None] = {}  # trials whose leg was decided on and is not under way
@@ -121,6 +124,9 @@ class Engine:
             self._index_trial(trial)
         elif event == "promoted":
             self.rungs[values["rung"]].promote(trial.id)
+        elif event == "asked" and trial.rung >= 0 and trial.role in ON_RUNGS:
+            if trial.id not in self.rungs[trial.rung].promoted:  # withdrawn: nobody promotes it any more
+                self.rungs[trial.rung].promote(trial.id)
         elif event == "leg_ended" and values["outcome"] == "reached" and trial.role in ON_RUNGS:
             self.rungs[trial.rung].arrive(trial.id, self.state.arrivals[trial.rung][trial.id])
             if trial.id in self.state.promoted[trial.rung]:
@@ -149,7 +155,12 @@ class Engine:
     @property
     def stopping(self) -> bool:
         """Whether nothing new may start, and legs end at their next epoch."""
-        return self.out_of_time or self.disk_full
+        return self.out_of_time or self.disk_full or self.asked_to_stop
+
+    def is_withdrawn(self, trial: str) -> bool:
+        """Whether a user wants a trial to go no further."""
+        known = self.state.trials.get(trial)
+        return known is not None and known.withdrawn
 
     def next_leg(self, **resources: Any) -> Leg | None:
         """The next thing to train on a free slot, or None while there is nothing (more) to start."""
@@ -207,13 +218,15 @@ class Engine:
         """A trial whose leg was decided on and is not under way, first created first."""
         for identity in sorted(self.owed, key=lambda owed: self.state.trials[owed].number):
             trial = self.state.trials[identity]
-            self._judge(trial)
+            self.judge(trial)
             if trial.leg_target is not None:
                 return trial
         return None
 
-    def _judge(self, trial: Trial) -> None:
-        """Gives up a trial that failed too often."""
+    def judge(self, trial: Trial) -> None:
+        """Ends a trial that failed too often, or that a user wants to go no further."""
+        if trial.withdrawn and trial.leg_target is not None and trial.id not in self.running:
+            self.record("leg_ended", trial=trial.id, outcome="withdrawn", reason=WITHDRAWN)
         remedy = remedy_for(trial, self.limits.max_failures, self.limits.micro_batches)
         if remedy.outcome and trial.leg_target is not None:
             self.record("leg_ended", trial=trial.id, outcome=remedy.outcome, reason=remedy.reason)
@@ -248,7 +261,7 @@ class Engine:
 
     def _new_trial(self) -> Trial | None:
         """The next configuration that is neither known nor impossible; trial 1 is the base, warm starts follow it."""
-        if self.counted >= self.limits.trials or self.exhausted:
+        if self.counted >= self.limits.trials + len(self.state.added) or (self.exhausted and not self.state.added):
             return None
         assert self.sampler is not None
         if not self.by_config:
@@ -256,7 +269,7 @@ class Engine:
         for values in self._untried_warm_starts():
             if self.space.config(values).hash() not in self.by_config:
                 return self._create(values, None, self.seed)
-        for _ in range(MAX_BARREN_PROPOSALS):
+        for _ in range(0 if self.exhausted else MAX_BARREN_PROPOSALS):
             number = self.state.proposals + 1
             values_or_none = self.sampler.propose(number, self.state)
             if values_or_none is None:
@@ -273,15 +286,18 @@ class Engine:
                 self.record("proposal_known", number=number, known_as=known)
                 continue
             return self._create(values_or_none, number, self.seed)
+        if self.exhausted:
+            return None
         self.exhausted = True
         self.record("space_exhausted", after=len(self.by_config))
         return None
 
     def _untried_warm_starts(self) -> Sequence[dict[str, Any]]:
         """Those that no trial was made of yet; they are the trials, besides the base, that nobody proposed."""
-        if not self.warm_starts:
+        known = [*self.warm_starts, *({name: as_tuple(v) for name, v in added.items()} for added in self.state.added)]
+        if not known:
             return ()
-        return self.warm_starts[sum(t.proposal is None and not t.of for t in self.state.with_role("search")) - 1 :]
+        return known[sum(t.proposal is None and not t.of for t in self.state.with_role("search")) - 1 :]
 
     def _create(
         self, values: dict[str, Any], proposal: int | None, seed: int, role: str = "search", step: str = ""
@@ -353,7 +369,7 @@ class Engine:
         if outcome == "probed":
             levels = epochs_of_seconds(self.seconds_levels, details["seconds_per_epoch"])
             self.record("trial_probed", trial=trial, seconds_per_epoch=details["seconds_per_epoch"], levels=levels)
-        self._judge(self.state.trials[trial])
+        self.judge(self.state.trials[trial])
 
     @property
     def idle(self) -> bool:

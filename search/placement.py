@@ -12,7 +12,7 @@ import logging
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
-from search.engine import Engine
+from search.engine import WITHDRAWN, Engine
 from search.journal import write_atomically
 from search.leg import THREADS, LegRunner
+from search.requests import Inbox
 from search.resources import Resources
 
 
@@ -60,11 +61,12 @@ class LegSearcher(Searcher):
         resources: Resources,
         on_change: Callable[[], None],
         stopping: Callable[[], bool],
+        legs: dict[str, str],
     ) -> None:
         super().__init__(metric=None, mode=None)
         self.engine, self.study, self.resources = engine, study, resources
         self.on_change, self.stopping = on_change, stopping
-        self.legs: dict[str, str] = {}  # our trial by Tune's trial id
+        self.legs = legs  # our trial by Tune's trial id
         self.nodes: dict[str, str] = {}  # where a leg was last heard of
 
     def suggest(self, trial_id: str) -> Any:
@@ -104,6 +106,8 @@ class LegSearcher(Searcher):
         if report.get("outcome") and not error:
             details = {key: value for key, value in report.items() if key not in ("epochs", "outcome")}
             self.engine.on_leg_end(trial, report["outcome"], **details)
+        elif self.engine.is_withdrawn(trial) and not error:
+            self.engine.on_leg_end(trial, "withdrawn", reason=WITHDRAWN)
         elif self.stopping():
             self.engine.on_leg_end(trial, "interrupted", reason="the study was stopped")
         else:
@@ -141,10 +145,11 @@ def _report_of(result: dict[str, Any] | None) -> dict[str, Any]:
 
 
 class StopWhenAsked(tune.Stopper):
-    """Ends every leg at its next epoch once the study's hours are over, and all at once when interrupted."""
+    """Ends every leg at its next epoch once the study's hours are over, one that a user withdrew, and all at once when
+    interrupted."""
 
-    def __init__(self, engine: Engine, interruption: Interruption) -> None:
-        self.engine, self.interruption = engine, interruption
+    def __init__(self, engine: Engine, interruption: Interruption, legs: Mapping[str, str]) -> None:
+        self.engine, self.interruption, self.legs = engine, interruption, legs
 
     @property
     def asked(self) -> bool:
@@ -152,7 +157,7 @@ class StopWhenAsked(tune.Stopper):
         return self.interruption.happened or self.engine.stopping
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.engine.stopping
+        return self.engine.stopping or self.engine.is_withdrawn(self.legs.get(trial_id, ""))
 
     def stop_all(self) -> bool:
         return self.interruption.happened
@@ -160,6 +165,20 @@ class StopWhenAsked(tune.Stopper):
     def __reduce__(self) -> Any:
         """As the searcher: nothing of Tune's own state is ever read again."""
         return NoopStopper, ()
+
+
+class TakesUpRequests(tune.Callback):
+    """Looks into the study's inbox between two steps of Tune's loop, which is where the engine is at rest."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox = inbox
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.inbox.take_up()
+
+    def __reduce__(self) -> Any:
+        """As the searcher."""
+        return tune.Callback, ()
 
 
 class Interruption:
@@ -194,8 +213,9 @@ def run_legs(engine: Engine, study: dict[str, Any], resources: Resources, on_cha
         logging.getLogger(name).setLevel(logging.CRITICAL)
     per_trial = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     with tempfile.TemporaryDirectory(prefix="dsearch-") as scratch, Interruption() as interruption:
-        stop = StopWhenAsked(engine, interruption)
-        searcher = LegSearcher(engine, study, resources, on_change, stopping=lambda: stop.asked)
+        legs: dict[str, str] = {}
+        stop = StopWhenAsked(engine, interruption, legs)
+        searcher = LegSearcher(engine, study, resources, on_change, lambda: stop.asked, legs)
         tuner = tune.Tuner(
             tune.with_resources(LegTrainable, per_trial),
             tune_config=tune.TuneConfig(
@@ -210,6 +230,7 @@ def run_legs(engine: Engine, study: dict[str, Any], resources: Resources, on_cha
                 verbose=0,
                 stop=stop,
                 failure_config=tune.FailureConfig(max_failures=0),
+                callbacks=[TakesUpRequests(Inbox(engine, Path(study["folder"])))],
             ),
         )
         with contextlib.suppress(KeyboardInterrupt):

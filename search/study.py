@@ -35,6 +35,7 @@ from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError
 from search.optuna_export import write_optuna_database
 from search.plan import Study, make_plan, resources_of, write_plan
 from search.progress import Progress
+from search.requests import drop_old_stops
 from search.resources import start_ray
 from search.resume import EDITED, EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
@@ -137,6 +138,7 @@ def _search(
             "session_started", started=started, resumed=study.resumed, slots=resources.slots, threads=resources.threads,
             device=resources.device, **{name: plan[name] for name in (*EXTENDS, *EDITED) if name in plan},
         )  # fmt: skip
+        drop_old_stops(study.folder)
         if study.extend_to:
             engine.extend(study.extend_to)
         interrupted = _run_legs(study, engine, expected, console)

@@ -23,6 +23,7 @@ class EngineOfOneLeg:
         self.running: dict[str, Leg] = {}
         self.ended: list[tuple[str, str]] = []
         self.waiting = [Leg("lone", 1, {}, 0, 4)]
+        self.withdrawn: set[str] = set()
 
     @property
     def idle(self) -> bool:
@@ -34,6 +35,9 @@ class EngineOfOneLeg:
         leg = self.waiting.pop()
         self.running[leg.trial] = leg
         return leg
+
+    def is_withdrawn(self, trial: str) -> bool:
+        return trial in self.withdrawn
 
     def on_epoch(self, trial: str, result: dict[str, Any]) -> None:
         raise AssertionError("no epoch was reported")
@@ -49,7 +53,7 @@ def searcher(tmp_path: Path) -> Any:
     from search.placement import LegSearcher
 
     flag = SimpleNamespace(stopping=False)
-    made = LegSearcher(EngineOfOneLeg(), {"folder": str(tmp_path)}, TWO_SLOTS, lambda: None, lambda: flag.stopping)  # type: ignore[arg-type]
+    made = LegSearcher(EngineOfOneLeg(), {"folder": str(tmp_path)}, TWO_SLOTS, lambda: None, lambda: flag.stopping, {})  # type: ignore[arg-type]
     made.flag = flag
     return made
 
@@ -84,6 +88,13 @@ def test_a_leg_that_ends_without_a_verdict_is_lost_unless_the_study_stops(
     searcher.flag.stopping = stopping
     searcher.on_trial_complete("t1", None, error=error)
     assert searcher.engine.ended == [("lone", outcome)]
+
+
+def test_a_leg_that_a_user_withdrew_is_not_lost(searcher: Any) -> None:
+    searcher.suggest("t1")
+    searcher.engine.withdrawn.add("lone")
+    searcher.on_trial_complete("t1", {"report": json.dumps({"epochs": [], "outcome": ""})})
+    assert searcher.engine.ended == [("lone", "withdrawn")]
 
 
 @pytest.mark.parametrize(("node", "alive"), [("here", True), ("gone", False), (None, False)])
