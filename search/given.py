@@ -10,7 +10,7 @@ from detector.config import DetectorConfig
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from search.dataset import config_check, open_dataset, user_source
 from search.options import Options, StudyError, check_choices, parse_set_fields
-from search.resources import count_gpus
+from search.resources import hardware
 from spaces.chain import WEIGHT_FILES, Step, absolute_weights
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space, space_names
@@ -36,7 +36,10 @@ def read_given(options: Options, say: Any) -> Given:
     """
     check_choices(options)
     space = load_space(options.space_name)
-    name = options.profile if options.profile != "auto" else ("gpu" if count_gpus()[0] else "cpu")
+    try:
+        name = options.profile if options.profile != "auto" else ("gpu" if hardware().gpus else "cpu")
+    except ValueError as error:  # a cluster that is not there
+        raise StudyError(str(error)) from None
     profile = space.profiles[name]
     if options.kind == "ablation" and not profile.chain:
         chains = [other for other in space_names() if load_space(other).profiles[name].chain]

@@ -12,12 +12,14 @@ import json
 import math
 import os
 import resource
+import socket
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from results.records import PLAN_NAME
 from results.state import metric_of
 from search.journal import is_full, write_atomically
 from search.probe import measure_costs, probe_seconds
@@ -70,6 +72,7 @@ class LegRunner:
         epochs: list[dict[str, Any]] = []
         try:
             if self.trainer is None:
+                check_shared(Path(self.study["folder"]), self.study.get("cluster", False))
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.trainer = self._open()
                 if self.leg["probe"]:
@@ -224,6 +227,15 @@ def reserved_bytes() -> int:
     """Private writable address space of this process (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+
+
+def check_shared(folder: Path, on_a_cluster: bool) -> None:
+    """Raises: FileNotFoundError on a node that came later and does not share the study's folder: it would train into one of
+    its own."""
+    if on_a_cluster and not (folder / PLAN_NAME).is_file():
+        raise FileNotFoundError(
+            f"node {socket.gethostname()} does not see {folder / PLAN_NAME}: mount it there as on the others"
+        )
 
 
 def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool, train_split: str) -> Any:

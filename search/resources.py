@@ -47,33 +47,117 @@ def count_gpus() -> tuple[int, str]:
     return len(names), names[0] if names else ""
 
 
+@dataclass(frozen=True)
+class Node:
+    """What one machine has for trials."""
+
+    cores: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machines that trials may run on: this one, or the nodes of a cluster."""
+
+    nodes: tuple[Node, ...]
+    gpu_name: str = ""
+    is_cluster: bool = False  # more nodes may come, and a plan may ask for them
+
+    @property
+    def gpus(self) -> int:
+        return sum(node.gpus for node in self.nodes)
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"any of the cluster's {len(self.nodes)} nodes" if self.is_cluster else "this machine"
+
+
+def hardware() -> Hardware:
+    """This machine, or the cluster that RAY_ADDRESS names, which is joined for it."""
+    if not joins_cluster():
+        gpus, name = count_gpus()
+        return Hardware((Node(len(os.sched_getaffinity(0)), gpus),), name)
+    ray = join_cluster()
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in alive)
+    names = sorted({name.split(":", 1)[1] for found in alive for name in found if name.startswith("accelerator_type:")})
+    return Hardware(nodes, " and ".join(names), is_cluster=True)
+
+
 def plan_resources(
     cpus_per_trial: float | None, gpus_per_trial: float | None, concurrent: int | None, trials: int, use_gpu: bool
 ) -> Resources:
-    """Slots for a machine. On CPU a trial gets one core (two single threads beat one trial on two by a third here:
-    benchmarks/NOTES.md); on GPUs one GPU each.
+    """Slots for a machine or a cluster. On CPU a trial gets one core (two single threads beat one trial on two by a third
+    here: benchmarks/NOTES.md); on GPUs one GPU each. A cluster may be asked for more than it has now: it may grow.
 
     Raises: ValueError where a trial asks for more than there is.
     """
-    cores = len(os.sched_getaffinity(0))
-    gpus, name = count_gpus() if use_gpu else (0, "")
+    found = hardware()
+    nodes = found.nodes if use_gpu else tuple(Node(node.cores, 0) for node in found.nodes)
+    cores, gpus = max((node.cores for node in nodes), default=0), max((node.gpus for node in nodes), default=0)
     per_gpu = (gpus_per_trial if gpus_per_trial is not None else 1.0) if gpus else (gpus_per_trial or 0.0)
-    if per_gpu > gpus:
-        raise ValueError(f"--gpus-per-trial {per_gpu:g} asks for more GPUs than the {gpus} of this machine")
-    per_cpu = cpus_per_trial if cpus_per_trial is not None else (max(1.0, cores * per_gpu // gpus) if gpus else 1.0)
-    if not 0 < per_cpu <= cores:
-        raise ValueError(f"--cpus-per-trial must lie in (0, {cores}] on this machine, got {per_cpu:g}")
-    fit = int(cores // per_cpu)
-    if per_gpu:
-        # A fraction of a GPU packs whole trials onto each; several GPUs per trial share the total.
-        fit = min(fit, gpus * int(1 / per_gpu) if per_gpu < 1 else int(gpus // per_gpu))
-    slots = max(1, min(concurrent or fit, fit, trials))
-    if concurrent is not None and concurrent > fit:
+    if per_gpu > gpus and not found.is_cluster:
+        raise ValueError(f"--gpus-per-trial {per_gpu:g} asks for more GPUs than the {gpus} of {found.where}")
+    with_gpus = [node.cores * per_gpu // node.gpus for node in nodes if node.gpus]
+    per_cpu = cpus_per_trial if cpus_per_trial is not None else max(1.0, min(with_gpus, default=1.0))
+    if not 0 < per_cpu <= max(cores, found.is_cluster * per_cpu):
+        raise ValueError(f"--cpus-per-trial must lie in (0, {cores}] on {found.where}, got {per_cpu:g}")
+    fit = sum(_fit(node, per_cpu, per_gpu) for node in nodes)
+    if concurrent is not None and concurrent > fit and not found.is_cluster:
         raise ValueError(
             f"--concurrent {concurrent} does not fit: {cores} cores and {gpus} GPUs hold {fit} such trials"
         )
+    slots = max(1, min(concurrent or fit, trials))
     threads = max(1, int(per_cpu))
-    return Resources(slots, per_cpu, per_gpu, threads, max(threads, threads * slots), name or "CPU")
+    alone = min((node.cores for node in nodes if node.cores), default=threads) if found.is_cluster else threads * slots
+    return Resources(
+        slots, per_cpu, per_gpu, threads, max(threads, alone), (found.gpu_name if per_gpu else "") or "CPU"
+    )
+
+
+def _fit(node: Node, per_cpu: float, per_gpu: float) -> int:
+    """Trials that run on a node at a time."""
+    by_cores = int(node.cores // per_cpu)
+    if not per_gpu:
+        return by_cores
+    # A fraction of a GPU packs whole trials onto each; several GPUs per trial share the total.
+    return min(by_cores, node.gpus * int(1 / per_gpu) if per_gpu < 1 else int(node.gpus // per_gpu))
+
+
+def joins_cluster() -> bool:
+    """Whether the user's environment names a cluster: RAY_ADDRESS, e.g. auto on its head node."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _quiet_environment() -> None:
+    """What ray reads when it is imported or started, here and on a cluster."""
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # result.json and CSV of every leg: the journal has it
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "100000"  # Tune's own state is not what we resume from
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # placement.Interruption is the one handler
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its banner ignores verbose=0
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+
+
+def join_cluster() -> Any:
+    """Connects to the cluster that RAY_ADDRESS names, once; returns ray.
+
+    Raises: ValueError where there is none.
+    """
+    _quiet_environment()
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            told = str(error).splitlines()[0]
+            raise ValueError(
+                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: must be a running Ray cluster; {told}. Unset it to run on this machine"
+            ) from None
+    return ray
 
 
 def start_ray(resources: Resources, temp_dir: str) -> Any:
@@ -82,22 +166,13 @@ def start_ray(resources: Resources, temp_dir: str) -> Any:
     On one machine every listener is put on 127.0.0.1 by a switch that must be set before ray is imported; only with
     that may its token check be off (a local start would write a token file into the home directory).
     """
-    joins_cluster = bool(os.environ.get("RAY_ADDRESS"))
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # result.json and CSV of every leg: the journal has it
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "100000"  # Tune's own state is not what we resume from
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # placement.Interruption is the one handler
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its banner ignores verbose=0
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    if not joins_cluster:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ["RAY_AUTH_MODE"] = "disabled"
+    if joins_cluster():
+        return join_cluster()
+    _quiet_environment()
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
-    if joins_cluster:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        return ray
     with _daemons_in_sessions_of_their_own():
         ray.init(
             num_cpus=max(1, int(resources.slots * resources.cpus_per_trial + 0.999)),

@@ -36,13 +36,14 @@ from search.optuna_export import write_optuna_database
 from search.plan import Study, make_plan, resources_of, write_plan
 from search.progress import Progress
 from search.requests import drop_old_stops
-from search.resources import start_ray
+from search.resources import joins_cluster, start_ray
 from search.resume import EDITED, EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
 from search.sizes import Sizer, gpu_fraction
 from search.steps import profile_steps
 from search.trainers import trainer_class
+from search.visibility import check_nodes
 from spaces.distributions import as_tuple
 
 FILE_WIDTH = 140
@@ -214,8 +215,12 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
     ray = start_ray(study.resources, temp_dir)
     from search.placement import run_legs
 
+    if joins_cluster():
+        check_nodes(ray, study.folder.resolve(), study.plan["source"])
+
     context = {
         "folder": str(study.folder.resolve()),
+        "cluster": joins_cluster(),
         "source": study.plan["source"],
         "skip_bad": study.plan["skip_bad"],
         "metric": study.plan["metric"],

@@ -31,12 +31,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def start(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
-    """Starts `python -m search.run ...`; whatever still lives at the end is killed."""
+    """Starts `python -m search.run ...`, with more environment by keywords; whatever still lives at the end is killed."""
     commands: list[Command] = []
 
-    def begin(*arguments: str) -> Command:
+    def begin(*arguments: str, **environs: str) -> Command:
         out = tmp_path_factory.mktemp("out") / "out.txt"
-        environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+        environment = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(cache),
+            "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "200",
+            **environs,
+        }
         with out.open("w") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "search.run", *arguments],

@@ -23,7 +23,7 @@ def no_fsync() -> Iterator[None]:
 def two_cores_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of two cores without a GPU, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("search.given.count_gpus", lambda: (0, ""))
+    monkeypatch.setattr("search.resources.count_gpus", lambda: (0, ""))
     monkeypatch.setattr("search.resources.os.sched_getaffinity", lambda pid: {0, 1})
 
 

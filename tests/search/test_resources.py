@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from search.resources import Resources, count_gpus, plan_resources
+from search.resources import Hardware, Node, Resources, count_gpus, plan_resources
 
 
 @pytest.fixture
@@ -83,6 +83,35 @@ class TestOnGpus:
     def test_cores_may_be_what_limits(self, machine: Any) -> None:
         machine(3, gpus=4)
         assert plan_resources(1.0, None, None, 12, True).slots == 3
+
+
+class TestOnACluster:
+    @pytest.fixture
+    def cluster(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        def has(*nodes: tuple[int, int]) -> None:
+            found = Hardware(tuple(Node(cores, gpus) for cores, gpus in nodes), "H100", is_cluster=True)
+            monkeypatch.setattr("search.resources.hardware", lambda: found)
+
+        return has
+
+    def test_trials_fit_into_nodes_and_not_into_their_sum(self, cluster: Any) -> None:
+        cluster((3, 0), (3, 0))
+        assert plan_resources(2.0, None, None, 12, False).slots == 2, "six cores hold three, each node one"
+
+    def test_nodes_without_a_gpu_get_no_trial_that_wants_one(self, cluster: Any) -> None:
+        cluster((4, 0), (16, 2), (8, 1))
+        found = plan_resources(None, None, None, 12, True)
+        assert (found.slots, found.gpus_per_trial, found.cpus_per_trial, found.device) == (3, 1.0, 8.0, "H100")
+
+    def test_it_may_be_asked_for_what_is_yet_to_come(self, cluster: Any) -> None:
+        cluster((2, 0))
+        found = plan_resources(4.0, 1.0, 6, 12, True)
+        assert (found.slots, found.gpus_per_trial, found.cpus_per_trial) == (6, 1.0, 4.0)
+
+    def test_a_lone_leg_has_its_node_and_not_the_cluster(self, cluster: Any) -> None:
+        cluster((2, 0), (2, 0), (2, 0))
+        found = plan_resources(None, None, None, 12, False)
+        assert (found.slots, found.threads, found.lone_threads) == (6, 1, 2)
 
 
 class TestCountGpus:
