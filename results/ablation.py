@@ -13,7 +13,7 @@ from typing import Any
 
 from results.rendering import latex_table
 from results.state import StudyState, Trial
-from results.statistics import POWER, Difference, bootstrap_mean, differences
+from results.statistics import ALPHA, POWER, Difference, bootstrap_mean, differences, unequal_spread
 from results.tables import Row, show
 
 DIFFERENCE_COLUMNS = (
@@ -27,9 +27,11 @@ def ablation_rows(plan: dict[str, Any], state: StudyState) -> list[Row]:
     """A row a step of the plan's chain, in its order; what is not there yet is NaN or None."""
     speeds = {record["step"]: record for record in state.records if record["event"] == "step_profiled"}
     found = {difference.step: difference for difference in step_differences(plan, state)}
+    planned = planned_seeds(plan, state)
     rows: list[Row] = []
     for step in plan["steps"]:
         trials = finished_trials(state, step["name"])
+        lacking = sorted(planned - {trial.seed for trial in trials})
         speed, reported = speeds.get(step["name"], {}), step["reported"]
         rows.append(
             {
@@ -38,6 +40,7 @@ def ablation_rows(plan: dict[str, Any], state: StudyState) -> list[Row]:
                 "parameters": speed.get("trainable_parameters"),
                 "report_parameters": reported["parameters"],
                 "n": len(trials),
+                "seeds_missing": " ".join(map(str, lacking)),
                 **_spread("mAP", [last_score(trial, "mAP") for trial in trials]),
                 **_difference(found.get(step["name"])),
                 **{name: _mean([last_score(trial, name) for trial in trials]) for name in SCORES},
@@ -52,6 +55,15 @@ def ablation_rows(plan: dict[str, Any], state: StudyState) -> list[Row]:
     return rows
 
 
+def planned_seeds(plan: dict[str, Any], state: StudyState) -> set[int]:
+    """The seeds that every step was to be trained on, as the study's last session had it."""
+    asked = [
+        record["trials"] for record in state.records if record["event"] == "session_started" and "trials" in record
+    ]
+    each = (asked[-1] if asked else plan["trials"]) // len(plan["steps"])
+    return set(range(plan["seed"], plan["seed"] + each))
+
+
 def finished_trials(state: StudyState, step: str) -> list[Trial]:
     """The trials of a step that trained to their end."""
     return [t for t in state.trials.values() if t.step == step and t.outcome == "finished"]
@@ -62,21 +74,25 @@ def step_differences(plan: dict[str, Any], state: StudyState) -> list[Difference
     names = [step["name"] for step in plan["steps"]]
     first = plan.get("compare") == FIRST
     pairs = [(step, names[0] if first else above) for above, step in itertools.pairwise(names)]
-    scores = {name: {t.seed: last_score(t, "mAP") for t in finished_trials(state, name)} for name in names}
-    return differences(scores, pairs)
+    return differences(step_scores(plan, state), pairs)
+
+
+def step_scores(plan: dict[str, Any], state: StudyState) -> dict[str, dict[int, float]]:
+    """mAP of the last epoch by step and seed."""
+    names = [step["name"] for step in plan["steps"]]
+    return {name: {t.seed: last_score(t, "mAP") for t in finished_trials(state, name)} for name in names}
 
 
 def _difference(found: Difference | None) -> Row:
     """A step's difference as columns; NaN where there is none, or one seed allows no interval."""
     if found is None:
-        return dict.fromkeys(DIFFERENCE_COLUMNS, math.nan) | {"seeds_missing": ""}
+        return dict.fromkeys(DIFFERENCE_COLUMNS, math.nan)
     paired = found.paired
     values = (
         found.estimate, found.low, found.high, found.p_holm, found.effect_size, found.detectable,
         *((paired.low, paired.high, paired.correlation) if paired else (math.nan,) * 3),
     )  # fmt: skip
-    missing = " ".join(map(str, found.missing))
-    return {**dict(zip(DIFFERENCE_COLUMNS, values, strict=True)), "seeds_missing": missing}
+    return dict(zip(DIFFERENCE_COLUMNS, values, strict=True))
 
 
 def last_score(trial: Trial, metric: str) -> float:
@@ -92,7 +108,7 @@ def changed(changes: dict[str, Any]) -> str:
 def caption(plan: dict[str, Any], state: StudyState) -> str:
     """What the table's numbers stand on, in one line."""
     base, data = plan["space"]["base"], plan["dataset"]
-    seeds = len({trial.seed for trial in state.trials.values()})
+    seeds = len(planned_seeds(plan, state))
     iterations = base["steps_per_epoch"] * plan["epochs"]
     length = f"{iterations} steps of {base['batch_size']} images" if iterations else f"{plan['epochs']} passes"
     speed = next((r for r in state.records if r["event"] == "step_profiled"), None)
@@ -123,11 +139,19 @@ def legend(plan: dict[str, Any], state: StudyState) -> str:
     sure = [difference.detectable for difference in found if not math.isnan(difference.detectable)]
     if not sure:
         return f"{told}; one seed a step allows no interval: run it with --seeds 3"
-    lacking = sorted({seed for difference in found for seed in difference.missing})
+    scores = step_scores(plan, state)
+    lacking = sorted({seed for row in scores.values() for seed in planned_seeds(plan, state) - set(row)})
+    uneven = unequal_spread(scores) < ALPHA
     return (
         f"{told}, with its 95 % interval over seeds, not over images (two-way model step + seed, residual pooled); p_holm: "
         f"corrected for {len(found)} differences (Holm); detectable: the smallest difference that {POWER:.0%} of such studies "
-        f"would find, here {min(sure):.3f}, so that a smaller one is not shown to be none"
+        f"would call real after Holm, here {max(sure):.3f}, so that a smaller one is not shown to be none"
+        + (
+            "; the steps spread unequally over their seeds (Bartlett, 5 %): where one spreads more than others the pooled interval is too "
+            "narrow, and the paired t beside it holds"
+            if uneven
+            else ""
+        )
         + (f"; missing seeds: {', '.join(map(str, lacking))}, in the rows that say so" if lacking else "")
     )
 

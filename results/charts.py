@@ -13,9 +13,11 @@ from results.ablation import FIRST, ablation_rows
 from results.confusion import confusion_of
 from results.evidence import Evidence
 from results.field_charts import field_charts
+from results.field_views import rung_told
 from results.marks import BEST_COLOUR, COLOURS, GREY, Bars, Chart, Heat, Line, Mark, Points
 from results.matching import RECALL_THRESHOLDS
 from results.pareto import objective_values, pareto_front
+from results.tables import winner
 from results.view import View
 from results.views import classes_view, compared_trials
 
@@ -36,7 +38,7 @@ def charts(evidence: Evidence) -> list[Chart]:
 def learning_curves(evidence: Evidence) -> Chart | None:
     """Score by epoch of every trial, coloured by the highest rung it reached; where each was promoted."""
     state = evidence.state
-    best = state.best_trial()
+    best = winner(state)
     drawn = [t for t in state.trials.values() if any(not math.isnan(t.score(state.metric, e)) for e in t.epochs)]
     if not drawn:
         return None
@@ -46,7 +48,7 @@ def learning_curves(evidence: Evidence) -> Chart | None:
     for trial in drawn:
         epochs = sorted(trial.epochs)
         is_best = best is not None and trial.id == best.id
-        rung = f"reached {state.levels[trial.rung]} epochs" if trial.rung >= 0 else "reached no rung"
+        rung = f"reached {rung_told(evidence, trial.rung)}" if trial.rung >= 0 else "reached no rung"
         marks.append(
             Line(
                 epochs,
@@ -64,11 +66,10 @@ def learning_curves(evidence: Evidence) -> Chart | None:
         )
         if not is_best:
             named.add(trial.rung)
-    promoted = [
-        (state.trials[r["trial"]], state.levels[r["rung"]])
-        for r in state.records
-        if r["event"] == "promoted" and state.levels[r["rung"]] in state.trials[r["trial"]].epochs
-    ]
+    # Where the budget is in seconds each trial has rungs of its own, in epochs.
+    decisions = [(state.trials[r["trial"]], r["rung"]) for r in state.records if r["event"] == "promoted"]
+    promoted = [(trial, trial.levels[rung]) for trial, rung in decisions if trial.levels[rung] in trial.epochs]
+    in_seconds = evidence.plan.get("budget_unit", "epochs") == "seconds"
     if promoted:
         marks.append(
             Points(
@@ -82,8 +83,8 @@ def learning_curves(evidence: Evidence) -> Chart | None:
             )
         )
     return Chart(
-        "curves", "Learning curves", marks, "epoch", state.metric, "The base is dashed; vertical lines are rungs.",
-        vertical_lines=state.levels, from_zero=True,
+        "curves", "Learning curves", marks, "epoch", state.metric, "The base is dashed" + ("." if in_seconds else "; vertical lines are rungs."),
+        vertical_lines=() if in_seconds else state.levels, from_zero=True,
     )  # fmt: skip
 
 

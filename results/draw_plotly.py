@@ -111,7 +111,7 @@ def _gap(value: float) -> float:
 def _dimension(axis: Axis) -> dict[str, Any]:
     told: dict[str, Any] = {"label": axis.name, "values": _plain(axis.values)}
     if axis.options:
-        told |= {"tickvals": list(range(len(axis.options))), "ticktext": list(axis.options)}
+        told |= {"tickvals": list(axis.places or range(len(axis.options))), "ticktext": list(axis.options)}
     return told
 
 

@@ -93,6 +93,10 @@ def _trial(folder: Path, metrics: list[str]) -> Row | None:
     start = _hparams(events).get("session_start_info")
     if start is None:
         return None
+    if not set(OF_A_TRIAL) <= set(start.hparams):
+        raise JournalError(
+            f"{folder}: its event files are from an older version; write them anew by python -m results.tensorboard RUN"
+        )
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
     tags = set(events.Tags()["scalars"])
 

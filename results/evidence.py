@@ -19,16 +19,25 @@ from results.path import PathStep, ablation_path
 from results.records import GROUND_TRUTH_NAME, JournalError
 from results.resampling import REPLICATES, ImageInterval, class_intervals, mAP_interval
 from results.state import read_study
+from results.tables import winner
 
 DETECTIONS_NAME = "detections.json"
 
 
 def read_ground_truth(folder: Path) -> dict[str, Any] | None:
-    """The validation split of a study folder as a COCO object; None in a study from before it was kept there."""
+    """The validation split of a study folder as a COCO object; None in a study from before it was kept there.
+
+    Raises: JournalError for a file that is cut.
+    """
     path = folder / GROUND_TRUTH_NAME
     if not path.is_file():
         return None
-    content = json.loads(path.read_bytes())
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise JournalError(
+            f"{path}: must be the validation split as COCO JSON; reading it said: {error}. Restore it from a copy"
+        ) from None
     assert isinstance(content, dict)
     return content
 
@@ -97,7 +106,7 @@ class Evidence:
     @functools.cached_property
     def path(self) -> list[PathStep]:
         """From the base to the best, as the surrogate predicts; nothing where there are too few trials or no way."""
-        base, best = next(iter(self.state.with_role("search")), None), self.state.best_trial("search")
+        base, best = next(iter(self.state.with_role("search")), None), winner(self.state)
         surrogate = self.importance.surrogate
         if surrogate is None or base is None or best is None or best is base:
             return []
@@ -130,8 +139,6 @@ class Evidence:
 
     def about_images(self) -> str:
         """What an interval over images was drawn from."""
-        units = f"groups of images by {self.group_by}" if self.group_by else "images"
-        return (
-            f"{REPLICATES} bootstrap samples of the {self.plan['dataset']['val_images']} validation {units}, the bias of AP on "
-            "few images taken off"
-        )
+        images = f"{self.plan['dataset']['val_images']} validation images"
+        units = f"{len(set(map(str, self.groups)))} groups ({self.group_by}) of the {images}" if self.groups else images
+        return f"{REPLICATES} bootstrap samples of the {units}, the bias of AP on few images taken off"

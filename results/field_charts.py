@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from results.evidence import Evidence
+from results.field_views import rung_told
 from results.importance import Effect, first_rung, is_numeric
 from results.marks import BEST_COLOUR, COLOURS, GREY, Axis, Bars, Chart, Line, Mark, Parallel, Points
 from results.state import Trial
@@ -62,19 +63,26 @@ def parallel(evidence: Evidence) -> Chart | None:
     if len(rows) < 2 or not fields:
         return None
     axes = [_axis(name, [trial.config.get(name) for trial, _ in rows]) for name in fields]
-    score = f"{evidence.state.metric} at {evidence.state.levels[0]}"
+    score = f"{evidence.state.metric} at {rung_told(evidence, 0)}"
     scores = [value for _, value in rows]
     return Chart(
         "parallel", "What was tried", [Parallel([*axes, Axis(score, scores)], scores, score)],
-        reading=f"A line a trial, coloured by its {score} epochs; the fields that went with the score most come first.",
+        reading=f"A line a trial, coloured by its {score}; the fields that went with the score most come first.",
     )  # fmt: skip
 
 
 def _axis(name: str, values: Sequence[Any]) -> Axis:
     there = [value for value in values if value is not None]
     if there and is_numeric(there):
-        missing = min(there)
-        return Axis(name, [missing if value is None else float(value) for value in values])
+        if len(there) == len(values):
+            return Axis(name, [float(value) for value in values])
+        # Trials that do not have the field stand below all that have it, at a place of their own.
+        low, high = min(there), max(there)
+        absent = low - 0.15 * ((high - low) or 1.0)
+        marks = [absent, low, (low + high) / 2, high]
+        return Axis(
+            name, [absent if value is None else float(value) for value in values], ["-", *map(show, marks[1:])], marks
+        )
     options = sorted({"-" if value is None else show(value) for value in values})
     return Axis(name, [float(options.index("-" if value is None else show(value))) for value in values], options)
 
@@ -107,5 +115,5 @@ def _slice(evidence: Evidence, effect: Effect) -> Chart:
     told = f"{effect.direction}; goes with the scores as much by chance: {effect.chance:.1%} of shuffles"
     return Chart(
         f"slice_{effect.field}", effect.field, marks, effect.field,
-        f"{evidence.state.metric} at {evidence.state.levels[0]} epochs", told, bool(wide), from_zero=True,
+        f"{evidence.state.metric} at {rung_told(evidence, 0)}", told, bool(wide), from_zero=True,
     )  # fmt: skip

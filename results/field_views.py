@@ -31,8 +31,15 @@ def importance_view(evidence: Evidence) -> View:
     for epochs in evidence.state.levels[1:]:
         reached = next((row[f"n_at_{epochs}"] for row in rows if row.get(f"n_at_{epochs}")), 0)
         if reached:
-            columns[f"share at {epochs} epochs (n={reached})"] = _percent_of(f"share_at_{epochs}")
+            columns[f"share at {epochs} {evidence.plan.get('budget_unit', 'epochs')} (n={reached})"] = _percent_of(
+                f"share_at_{epochs}"
+            )
     return View("importance", "what mattered", rows, columns, _importance_caption(evidence), frozenset(), frozenset({"field", "better"}))  # fmt: skip
+
+
+def rung_told(evidence: Evidence, rung: int) -> str:
+    """A rung with its unit."""
+    return f"{evidence.state.levels[rung]} {evidence.plan.get('budget_unit', 'epochs')}"
 
 
 def _row(effect: Effect) -> Row:
@@ -59,9 +66,10 @@ def _importance_caption(evidence: Evidence) -> str:
         if explained > 0
         else "the surrogate explains nothing of trials that it has not seen: take no share for real"
     )
+    unconstrained = " (its constraints left out)" if evidence.plan["space"].get("constraints") else ""
     return (
-        f"share: of the variance of the predicted {state.metric} after {state.levels[0]} epochs over the whole space, not over what was "
-        f"tried; {sure}. by chance: how often shuffled scores go with the field as much. Shares at later rungs are of survivors alone, "
+        f"share: of the variance of the predicted {state.metric} after {rung_told(evidence, 0)} over the whole space{unconstrained}, not over "
+        f"what was tried; 95 %: of this surrogate's share, over resampled trials; {sure}. by chance: how often shuffled scores go with the field as much. Shares at later rungs are of survivors alone, "
         "a picked sample. An association, not yet a cause: search.ablate --path trains what it supposes"
     )  # fmt: skip
 
@@ -81,7 +89,7 @@ def path_view(evidence: Evidence) -> View:
         "95 % over trials": lambda r: interval(r["low"], r["high"], signed=True),
     }  # fmt: skip
     told = (
-        f"predicted {evidence.state.metric} after {evidence.state.levels[0]} epochs; each step is the change that gains most where it "
+        f"predicted {evidence.state.metric} after {rung_told(evidence, 0)}; each step is the change that gains most where it "
         f"stands (Fawcett and Hoos). Trained for real by: python -m search.ablate --path base best --study {evidence.folder}"
     )
     return View("path", "from the base to the best", rows, columns, told, frozenset(), frozenset({"change"}))

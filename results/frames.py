@@ -45,7 +45,8 @@ class StudyFrames:
         import pandas as pd
 
         rows = leaderboard(self.state)
-        frame = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)) or ["trial"])
+        names = list(dict.fromkeys(name for row in rows for name in row)) or ["trial"]
+        frame = pd.DataFrame(rows, columns=names, dtype=object)  # else a whole number with gaps would become a float
         fields = varied_fields(self.state)
         for name in frame.columns:
             frame[name] = _typed(frame[name], name, name in fields)
@@ -64,7 +65,8 @@ class StudyFrames:
         | mAP, AP50, .., `AP <class>` | float64; missing where COCO says -1 |
         | train_loss, classification_loss, box_loss, lr, train_seconds, eval_seconds, seconds | float64 |
         | leg, threads | Int64 |
-        | taken_over | boolean: trained by the trial or the study that it goes on from |
+        | taken_over, absorbed | boolean: trained by the trial or the study that it goes on from; read from a checkpoint |
+        | other numbers of a record, e.g. cpu_seconds of recorded curves | float64 |
         """
         import pandas as pd
 

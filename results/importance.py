@@ -25,6 +25,7 @@ from results.tables import show, varied_fields
 
 SHUFFLES, SHUFFLED_AT_ONCE = 999, 111  # as many as are drawn, and as are held in memory together
 MIN_TRIALS = 6  # fewer say nothing
+CHANCE_TOLD, NOT_TOLD = 0.1, "-"  # a direction that a shuffle shows more often than this is none
 BACKGROUNDS, POINTS = 64, 9  # draws of all other fields, values of one
 
 
@@ -93,7 +94,8 @@ class Importance:
             later = {self.state.levels[rung]: (n, told[name]) for rung, (n, told) in above.items() if name in told}
             chance = _chance(values, ranks, np.random.default_rng([self.seed, number]))
             share = shares.get(name, Share(math.nan, math.nan))
-            found.append(Effect(name, share, chance, _direction(values, ranks), len(pairs), later))
+            better = _direction(values, ranks) if chance <= CHANCE_TOLD else NOT_TOLD
+            found.append(Effect(name, share, chance, better, len(pairs), later))
         return sorted(found, key=lambda e: (math.isnan(e.share.main), -e.share.main, e.chance))
 
     def _fitted(self, rung: int) -> Surrogate | None:

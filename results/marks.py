@@ -68,6 +68,7 @@ class Axis:
     name: str
     values: Sequence[float]
     options: Sequence[str] = ()
+    places: Sequence[float] = ()  # of the options; by default 0, 1, ..
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from results.pages import (
     view_table,
 )
 from results.state import Trial
-from results.tables import Row, differences
+from results.tables import MEASURED, Row, differences, measured_score, winner
 from results.view import View
 from results.views import compared_trials, views
 
@@ -73,17 +73,22 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
 def _headline_numbers(evidence: Evidence) -> dict[str, str]:
     """The few numbers that stand on top of the report."""
     state = evidence.state
-    best = state.best_trial("search")
+    best = winner(state)
     epoch = best.ranked_epoch(state.metric) if best else None
     if best is None or epoch is None:
         return {}
     low, high = evidence.image_interval(best.id)
-    told = {"best mAP": f"{best.score('mAP', epoch):.3f}", "AP50": f"{best.score('AP50', epoch):.3f}"}
+    told = {f"best {name}": f"{best.score(name, epoch):.3f}" for name in dict.fromkeys((state.metric, "mAP", "AP50"))}
     if not math.isnan(low):
-        told["95 % over images"] = f"{low:.3f} .. {high:.3f}"
-    finals = [t.ranked_score(state.metric) for t in state.with_role("final") if t.config_hash == best.config_hash]
+        told["mAP, 95 % over images"] = f"{low:.3f} .. {high:.3f}"
+    finals = [
+        score
+        for trial in state.with_role("final")
+        if trial.config_hash == best.config_hash and trial.outcome in MEASURED
+        and not math.isnan(score := measured_score(trial, state.metric))
+    ]  # fmt: skip
     if finals:
-        told[f"mean of {len(finals)} fresh seeds"] = f"{statistics.fmean(finals):.3f}"
+        told[f"{state.metric}, mean of {len(finals)} fresh seeds"] = f"{statistics.fmean(finals):.3f}"
     told["trials"] = str(len(state.with_role("search")))
     told["differs from the base in"] = str(len(differences(state, best)))
     return told

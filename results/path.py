@@ -88,6 +88,8 @@ def that_matter(steps: Sequence[PathStep], share: float) -> list[dict[str, Any]]
     """The changes of a path to be trained one by one, in order: predicted to bring at least a share of all gains; the
     others together at the end."""
     gains = [step.gain for step in steps[1:]]
+    if any(math.isnan(gain) for gain in gains):  # nobody predicted: each by itself
+        return [step.changes for step in steps[1:]]
     least = share * sum(gain for gain in gains if gain > 0)
     singles = [step.changes for step in steps[1:] if step.gain >= least and step.gain > 0]
     rest = {name: value for step in steps[1:] if step.changes not in singles for name, value in step.changes.items()}

@@ -109,6 +109,11 @@ def cell_html(text: str) -> str:
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """How tables are written, and which images are not independent: the same for every command that prints them."""
     parser.add_argument("--as", dest="kind", choices=FORMATS, help="(default: for the terminal)")
+    add_group_option(parser)
+
+
+def add_group_option(parser: argparse.ArgumentParser) -> None:
+    """Which images are not independent."""
     parser.add_argument(
         "--group-by", metavar="KEY", help="key of the validation images' COCO records whose images are not independent, e.g. sequence"
     )  # fmt: skip

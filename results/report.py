@@ -24,6 +24,7 @@ from results.importance import Importance
 from results.page import page
 from results.pareto import pareto_front
 from results.records import JournalError
+from results.rendering import add_group_option
 from results.state import StudyState
 from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, summary
 
@@ -42,12 +43,12 @@ class Results:
     audit: Audit | None = None  # of pruned trials, where there was one
 
 
-def write_results(folder: Path) -> Results:
-    """Writes results/ and best.yaml of a study folder.
+def write_results(folder: Path, group_by: str | None = None) -> Results:
+    """Writes results/ and best.yaml of a study folder; `group_by` as for Evidence.
 
     Raises: JournalError where the folder is no study.
     """
-    evidence = Evidence(folder)
+    evidence = Evidence(folder, group_by)
     plan, state = evidence.plan, evidence.state
     out = folder / "results"
     out.mkdir(exist_ok=True)
@@ -98,9 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m results.report", description="Rebuilds results/ from a study's journal."
     )
     parser.add_argument("run", type=Path, help="study folder, e.g. runs/retinanet-1")
+    add_group_option(parser)
     options = parser.parse_args(arguments)
     try:
-        told = write_results(options.run).summary
+        told = write_results(options.run, options.group_by).summary
     except (JournalError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

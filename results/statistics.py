@@ -21,6 +21,7 @@ import numpy as np
 CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.80
 BOOTSTRAP_FROM = 8  # seeds: at 3 a percentile bootstrap of nominal 95 % covers about 67 %
 RESAMPLES = 9999
+NO_RESIDUAL = 1e-12  # of mAP: what rounding leaves
 
 Scores = Mapping[str, Mapping[int, float]]  # by step, then by seed
 
@@ -44,14 +45,16 @@ class Difference:
     step: str
     against: str
     n: int  # seeds that both have
-    missing: tuple[int, ...]  # seeds of the study that one of the two lacks
+    missing: tuple[int, ...]  # seeds at hand that one of the two lacks
     estimate: float
     low: float
     high: float
     p: float
     p_holm: float  # over all differences of the table (Holm 1979)
     effect_size: float  # in residual standard deviations, Hedges' correction for few of them
-    detectable: float  # the smallest true difference that would be found with 80 % power
+    detectable: (
+        float  # the smallest true difference that would be called real, Holm's correction and all, with 80 % power
+    )
     paired: Paired | None
 
     @property
@@ -105,6 +108,8 @@ def fit_two_way(scores: Scores) -> TwoWay:
     left = len(cells) - int(np.linalg.matrix_rank(design))
     squares = float(((observed - design @ coefficients) ** 2).sum())
     sd = math.sqrt(squares / left) if left > 0 else math.nan
+    if sd < NO_RESIDUAL:  # trainings that do not depend on their seed, up to rounding: nothing is left to judge by
+        sd = 0.0
     return TwoWay(steps, coefficients, np.linalg.pinv(design.T @ design), design, sd, left)
 
 
@@ -125,11 +130,12 @@ def differences(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Differ
     for step, against in told:
         both = _scored(scores, step) & _scored(scores, against)
         estimate, error = model.contrast(step, against)
-        half = float(student.ppf(0.5 + CONFIDENCE / 2, left)) * error if left > 0 else math.nan
+        half = float(student.ppf(0.5 + CONFIDENCE / 2, left)) * error if left > 0 and error > 0 else math.nan
         p = float(2 * student.sf(abs(estimate) / error, left)) if left > 0 and error > 0 else math.nan
         effect = hedges(left) * estimate / model.residual_sd if left > 0 and model.residual_sd > 0 else math.nan
         missing, low, high = tuple(sorted(seeds - both)), estimate - half, estimate + half
-        smallest, paired = minimum_detectable(error, left), paired_difference(scores[step], scores[against])
+        smallest = minimum_detectable(error, left, len(told))
+        paired = paired_difference(scores[step], scores[against])
         found.append(Difference(step, against, len(both), missing, estimate, low, high, p, p, effect, smallest, paired))
     adjusted = holm([difference.p for difference in found])
     return [replace(difference, p_holm=p) for difference, p in zip(found, adjusted, strict=True)]
@@ -152,6 +158,16 @@ def paired_difference(scores: Mapping[int, float], against: Mapping[int, float])
     return Paired(n, mean, mean - half, mean + half, p, statistics.correlation(*columns) if vary else math.nan)
 
 
+def unequal_spread(scores: Scores) -> float:
+    """p of Bartlett's test (1937) that all steps spread alike over their seeds, which a pooled residual supposes; NaN where
+    too few spread at all."""
+    from scipy.stats import bartlett
+
+    columns = [[score for score in row.values() if not math.isnan(score)] for row in scores.values()]
+    columns = [column for column in columns if len(column) > 1 and statistics.stdev(column) > NO_RESIDUAL]
+    return float(bartlett(*columns).pvalue) if len(columns) > 1 else math.nan
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment (1979), in the order given; NaN stays NaN and is not counted."""
     order = sorted((p, k) for k, p in enumerate(p_values) if not math.isnan(p))
@@ -163,11 +179,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def minimum_detectable(standard_error: float, degrees_of_freedom: int) -> float:
-    """The true difference that a two-sided t test at 5 % finds in 80 % of studies like this one (noncentral t)."""
+def minimum_detectable(standard_error: float, degrees_of_freedom: int, comparisons: int = 1) -> float:
+    """The true difference that a two-sided t test finds in 80 % of studies like this one (noncentral t).
+
+    At 5 % for all `comparisons` together: the test that Holm's procedure begins with, which one real difference among
+    others that are none must pass.
+    """
     if degrees_of_freedom < 1 or not standard_error > 0:
         return math.nan
-    return standard_error * _detectable_in_errors(degrees_of_freedom)
+    return standard_error * _detectable_in_errors(degrees_of_freedom, max(1, comparisons))
 
 
 def detectable_by_interval(low: float, high: float, degrees_of_freedom: int) -> float:
@@ -181,13 +201,13 @@ def detectable_by_interval(low: float, high: float, degrees_of_freedom: int) -> 
 
 
 @functools.cache
-def _detectable_in_errors(degrees_of_freedom: int) -> float:
+def _detectable_in_errors(degrees_of_freedom: int, comparisons: int) -> float:
     """The same for a standard error of 1."""
     from scipy.optimize import brentq
     from scipy.stats import nct
     from scipy.stats import t as student
 
-    critical = float(student.ppf(1 - ALPHA / 2, degrees_of_freedom))
+    critical = float(student.ppf(1 - ALPHA / comparisons / 2, degrees_of_freedom))
 
     def power(difference: float) -> float:
         wrong_side = float(nct.cdf(-critical, degrees_of_freedom, difference))

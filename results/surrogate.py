@@ -13,7 +13,7 @@ import numpy as np
 
 from results.prior import Config, key_of
 
-GROUPS, TREES = 40, 8  # bootstrap samples of the trials, trees on each
+GROUPS, TREES = 100, 4  # bootstrap samples of the trials, trees on each
 MOST_TRIALS = 2000  # in one bootstrap sample: a forest learns little from more and takes long
 
 

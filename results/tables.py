@@ -103,6 +103,15 @@ def configurations(state: StudyState) -> list[Row]:
     )
 
 
+def winner(state: StudyState) -> Trial | None:
+    """The search's own trial of the top row of configs.csv, which best.yaml holds; of an ablation the trial that scored most."""
+    rows = configurations(state)
+    if not rows or math.isnan(rows[0][f"{state.metric}_mean"]):
+        return state.best_trial()
+    searched = [t for t in state.with_role("search") if t.config_hash == rows[0]["config"]]
+    return searched[0] if searched else state.trials[rows[0]["trial"]]
+
+
 def _last_if_nan(score: float) -> float:
     return math.inf if math.isnan(score) else -score
 

@@ -15,7 +15,7 @@ from results.evidence import Evidence
 from results.field_views import field_views
 from results.state import StudyState, Trial
 from results.statistics import POWER, differences, mean_interval
-from results.tables import Row, configurations, show
+from results.tables import MEASURED, Row, configurations, measured_score, show, winner
 from results.tables import differences as differs
 from results.view import Tell, View, interval, number, teller
 
@@ -40,7 +40,8 @@ def ranking_view(evidence: Evidence) -> View:
     for position, row in enumerate(configurations(state)[:TOP], 1):
         scores = list(fresh.get(row["config"], {}).values())
         seeds = mean_interval(scores)
-        images = evidence.image_interval(row["trial"]) if metric == "mAP" else (math.nan, math.nan)
+        own = next((t.id for t in state.with_role("search") if t.config_hash == row["config"]), row["trial"])
+        images = evidence.image_interval(own) if metric == "mAP" else (math.nan, math.nan)
         changes = differs(state, state.trials[row["trial"]])
         told = [
             f"{name}={show(changes[name])}" for name in sorted(changes, key=lambda name: order.get(name, len(order)))
@@ -49,6 +50,7 @@ def ranking_view(evidence: Evidence) -> View:
             {
                 "rank": position,
                 **{name: row[name] for name in ("config", "trial", "n", mean, f"{metric}_sd")},
+                "fresh_seeds": len(scores),
                 "seeds_low": seeds[0],
                 "seeds_high": seeds[1],
                 "images_low": images[0],
@@ -65,7 +67,7 @@ def ranking_view(evidence: Evidence) -> View:
     columns: dict[str, Tell] = {
         "rank": lambda r: f"{r['rank']}{'=' if r['not_told_apart'] else ''}",
         "config": lambda r: r["config"],
-        "n": lambda r: str(r["n"]),
+        "n": lambda r: str(r["fresh_seeds"] if fresh else r["n"]),
         metric: lambda r: number(r[mean], *_narrower(r)),
     }
     if any(not math.isnan(row["seeds_low"]) for row in rows):
@@ -97,11 +99,11 @@ def _narrower(row: Row) -> tuple[float, float]:
 
 
 def _fresh_scores(state: StudyState) -> dict[str, dict[int, float]]:
-    """Scores by configuration and fresh seed."""
+    """Scores by configuration and fresh seed, as configs.csv counts them: one that diverged is worth nothing."""
     scores: dict[str, dict[int, float]] = {}
     for trial in state.with_role("final"):
-        score = trial.ranked_score(state.metric)
-        if trial.outcome == "finished" and not math.isnan(score):
+        score = measured_score(trial, state.metric)
+        if trial.outcome in MEASURED and not math.isnan(score):
             scores.setdefault(trial.config_hash, {})[trial.seed] = score
     return scores
 
@@ -123,16 +125,16 @@ def _ranking_caption(evidence: Evidence, rows: list[Row], fresh: dict[str, dict[
     told = [f"{state.metric} on {_stands_on(evidence)}"]
     if fresh:
         told.append(
-            "n fresh seeds; optimism: the search's score minus their mean; =: not told apart from the first (two-way model, "
-            "Holm, 5 %)"
+            "n: fresh seeds, 0 where the score is the one that the configuration was picked by; optimism: the search's score minus "
+            "their mean; =: not told apart from the first (two-way model, Holm, 5 %)"
         )
         sure = [row["detectable"] for row in rows if not math.isnan(row["detectable"])]
         if sure:
-            told.append(f"{POWER:.0%} of such studies would tell a difference of {min(sure):.3f} from none")
+            told.append(f"{POWER:.0%} of such studies would tell a difference of {max(sure):.3f} from none")
     else:
         told.append("one seed each, the one that they were picked by, so that the first is flattered: --seeds-final 3")
     if any(not math.isnan(row["images_low"]) for row in rows):
-        told.append(f"over images: {evidence.about_images()}, of the trial with the highest score")
+        told.append(f"over images: {evidence.about_images()}, of the search's own training of each")
     return "; ".join(told)
 
 
@@ -195,15 +197,16 @@ def compared_trials(evidence: Evidence) -> dict[str, Trial]:
             if trial.outcome == "finished":
                 firsts.setdefault(trial.step, trial)
         return firsts
-    best, base = state.best_trial(), next(iter(state.trials.values()), None)
+    best, base = winner(state), next(iter(state.trials.values()), None)
     told = {"base": base, "best": best}
     return {name: t for name, t in told.items() if t is not None and t.ranked_epoch(state.metric) is not None}
 
 
 def classes_view(evidence: Evidence) -> View:
-    """AP by class of base and best, the best's with its interval over images."""
-    trials, best = compared_trials(evidence), evidence.state.best_trial()
-    found = evidence.matches(best.id) if best is not None and "best" in trials else None
+    """AP by class of base and best, the best's with its interval over images; of an ablation's steps, those of one seed."""
+    trials = compared_trials(evidence)
+    best = None if "steps" in evidence.plan else trials.get("best")
+    found = evidence.matches(best.id) if best is not None else None
     spread: dict[str, tuple[float, float]] = {}
     counts: dict[str, int] = {}
     if best is not None and found is not None:
@@ -222,7 +225,8 @@ def classes_view(evidence: Evidence) -> View:
     columns |= {label: teller(label) for label in trials}
     if spread:
         columns["best, 95 % over images"] = lambda r: interval(r["images_low"], r["images_high"])
-    told = f"AP at the ranked epoch on {evidence.plan['dataset']['val_images']} images ({evidence.plan['dataset']['fingerprint']}); "
+    which = "last epoch of one seed each" if "steps" in evidence.plan else "ranked epoch"
+    told = f"AP at the {which} on {evidence.plan['dataset']['val_images']} images ({evidence.plan['dataset']['fingerprint']}); "
     told += ", ".join(f"{label}: trial {trial.id} after {trial.last_epoch} epochs" for label, trial in trials.items())
     told += f"; {evidence.about_images()}" if spread else ""
     return View("classes", "AP by class", rows, columns, told, frozenset(), frozenset({"class"}))
@@ -238,7 +242,8 @@ def sizes_view(evidence: Evidence) -> View:
     ]
     columns: dict[str, Tell] = {"": lambda r: r["what"], "epochs": lambda r: str(r["epochs"])}
     columns |= {name: teller(name) for name in ("mAP", *SIZES)}
-    told = f"{_stands_on(evidence)}; small: a box of less than {small:g} x {small:g} pixels, medium: less than {medium:g} x {medium:g}, large: the rest"
+    one = "of one seed a step; " if "steps" in evidence.plan else ""
+    told = f"{one}{_stands_on(evidence)}; small: a box of less than {small:g} x {small:g} pixels, medium: less than {medium:g} x {medium:g}, large: the rest"
     return View("sizes", "AP by size", rows, columns, told, _best(rows, "mAP"), frozenset({""}))
 
 
@@ -247,7 +252,8 @@ def cost_view(evidence: Evidence) -> View:
     state = evidence.state
     measured = [name for name in evidence.plan.get("objectives", []) if name != state.metric]
     rows: list[Row] = []
-    for row in configurations(state)[:TOP]:
+    ablated = "steps" in evidence.plan
+    for row in configurations(state)[: None if ablated else TOP]:
         trials = [t for t in state.trials.values() if t.config_hash == row["config"] and t.epochs]
         seconds = [record["seconds"] for t in trials for record in t.epochs.values() if not record.get("taken_over")]
         if not trials:
@@ -256,7 +262,7 @@ def cost_view(evidence: Evidence) -> View:
         costs = {name: own.score(name, own.last_epoch) if own.epochs else math.nan for name in measured}
         rows.append(
             {
-                "config": row["config"],
+                "config": trials[0].step or row["config"],
                 state.metric: row[f"{state.metric}_mean"],
                 "seconds_per_epoch": statistics.median(seconds) if seconds else math.nan,
                 "epochs": sum(len(t.epochs) for t in trials),

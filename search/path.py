@@ -7,8 +7,9 @@ step by step, the rest in one step at the end. On the study's data, at its full 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from results.importance import Importance
 from results.path import PathStep, ablation_path, changed_fields, that_matter, together
 from results.records import PLAN_NAME, JournalError, read_plan
 from results.state import StudyState, read_study
-from results.tables import configurations
+from results.tables import configurations, winner
 from search.ablation_plan import settled
 from search.dataset import config_check
 from search.given import Given
@@ -33,6 +34,7 @@ from spaces.space import ResolvedSpace
 
 BASE, BEST = "base", "best"
 SHARE_THAT_MATTERS = 0.05  # of all predicted gains: a change that is to bring less is trained with the rest
+MOST_NAMED = 3  # fields in a step's name
 # What the study that found the configurations settles; asking for other data or another space would compare nothing.
 OF_THE_STUDY = (
     "space", "from_step", "data", "train_annotations", "train_images", "val_annotations", "val_images", "extended_annotations", "trainer",
@@ -47,6 +49,7 @@ class Found:
     folder: Path
     plan: dict[str, Any]
     state: StudyState
+    importance: Importance
     start: DetectorConfig
     target: DetectorConfig
 
@@ -64,7 +67,7 @@ def settle_path(options: Options) -> tuple[Options, Given, dict[str, Any]]:
         official_eval=plan["official_eval"], skip_bad=plan["skip_bad"],
         name=options.name or f"{found.folder.name}-{'without' if options.leave_one_out else 'path'}-{time.strftime('%Y%m%d-%H%M%S')}",
     )  # fmt: skip
-    epochs = options.epochs or found.state.levels[-1]
+    epochs = options.epochs or _full_length(found)
     ends = [config.with_values({"schedule_epochs": epochs}) for config in (found.start, found.target)]
     given = _given(found, ends[0])
     way = _way(found, *ends)
@@ -73,11 +76,12 @@ def settle_path(options: Options) -> tuple[Options, Given, dict[str, Any]]:
             f"--path {' '.join(options.path or (BASE, BEST))}: both are the same configuration, there is no way between them"
         )
     make = leave_one_out if options.leave_one_out else path_steps
-    steps, notes = make(way, ends[0])
+    steps, notes = make(way, ends[0], given.space.config)
     for step in steps:
         given.check(given.space.config(step.values))
-    given.space.notes += [f"from study {found.folder}", *notes]
-    seed = plan["seed"] + 1 if options.seed is None else options.seed
+    given.space.notes += [f"from study {found.folder}", _how_sure(found), *notes]
+    fresh = 1 + max(trial.seed for trial in found.state.trials.values())
+    seed = fresh if options.seed is None else options.seed
     told = settled(options, given, steps, epochs, seed)
     path = {
         "path": list(options.path or (BASE, BEST)),
@@ -103,7 +107,25 @@ def _find(options: Options) -> Found:
     base = DetectorConfig.from_dict(plan["space"]["base"]).with_values(parse_set_fields(options.set_fields))
     fixed = set(parse_set_fields(options.set_fields))
     start, target = (_end(word, base, fixed, folder, state) for word in options.path or (BASE, BEST))
-    return Found(folder, plan, state, start, target)
+    return Found(folder, plan, state, Importance(plan, state), start, target)
+
+
+def _full_length(found: Found) -> int:
+    """Epochs of a full training: the top rung; of a budget in seconds what the best was given."""
+    best = winner(found.state)
+    in_seconds = found.plan.get("budget_unit", "epochs") == "seconds"
+    return best.levels[-1] if in_seconds and best is not None else found.state.levels[-1]
+
+
+def _how_sure(found: Found) -> str:
+    """What the order of the steps rests on."""
+    if found.importance.surrogate is None:
+        return "the order of steps is that of the config: too few trials to predict one"
+    explained = max(0.0, found.importance.explained)
+    return (
+        f"the order of steps is predicted from {found.importance.surrogate.n} trials at the first rung, of whose spread the surrogate "
+        f"explains {explained:.0%}"
+    )
 
 
 def newest_search(runs: Path) -> Path:
@@ -169,53 +191,69 @@ def _given(found: Found, start: DetectorConfig) -> Given:
 
 def _way(found: Found, start: DetectorConfig, target: DetectorConfig) -> list[PathStep]:
     """The path as the study's surrogate orders it; in the order of the config where there are too few trials for one."""
-    importance = Importance(found.plan, found.state)
+    importance = found.importance
     if importance.surrogate is not None:
         return ablation_path(importance.surrogate, importance.prior, start.active_dict(), target.active_dict())
     changes = together(importance.prior, changed_fields(start, target.active_dict()))
-    return [PathStep({}, 0.0), *(PathStep(change, 0.0, gain=1.0) for change in changes)]
+    return [PathStep({}, math.nan), *(PathStep(change, math.nan, gain=math.nan) for change in changes)]
 
 
-def path_steps(way: Sequence[PathStep], start: DetectorConfig) -> tuple[list[ResolvedStep], list[str]]:
-    """(steps that lead from the start to the target, notes): a change that is expected to matter each, then the rest."""
+Build = Callable[[Mapping[str, Any]], DetectorConfig]  # raises ConfigError where a rule or a constraint forbids it
+
+
+def path_steps(way: Sequence[PathStep], start: DetectorConfig, build: Build) -> tuple[list[ResolvedStep], list[str]]:
+    """(steps that lead from the start to the target, notes): a change that is expected to matter each, then the rest.
+
+    What cannot be built before a later change goes with that one, in one step that names both.
+    """
     predicted = {tuple(step.changes): step.gain for step in way}
     steps = [ResolvedStep(BASE, "", {}, {}, Reported())]
     values: dict[str, Any] = {}
+    waiting: dict[str, Any] = {}
     for changes in that_matter(way, SHARE_THAT_MATTERS):
-        gain = predicted.get(tuple(changes))
-        told = "the rest" if gain is None else f"predicted {gain:+.3f} at the first rung"
-        values = {**values, **_tuples(changes)}
-        name = "+others" if gain is None and len(changes) > 1 else "".join(f"+{field}" for field in changes)
-        steps.append(ResolvedStep(name, told, _tuples(changes), dict(values), Reported()))
-    return _buildable(steps, start)
+        waiting |= _tuples(changes)
+        try:
+            if build({**values, **waiting}).hash() == build(values).hash():
+                continue
+        except ConfigError:
+            continue
+        values |= waiting
+        steps.append(ResolvedStep(_name(waiting), _expected(waiting, predicted), waiting, dict(values), Reported()))
+        waiting = {}
+    return steps, [f"{', '.join(waiting)} left out: no step with it can be built"] if waiting else []
 
 
-def leave_one_out(way: Sequence[PathStep], start: DetectorConfig) -> tuple[list[ResolvedStep], list[str]]:
+def _name(changes: Mapping[str, Any]) -> str:
+    """A step's name: its fields, as long as they are few."""
+    return "".join(f"+{field}" for field in changes) if len(changes) <= MOST_NAMED else "+others"
+
+
+def _expected(changes: Mapping[str, Any], predicted: Mapping[tuple[str, ...], float]) -> str:
+    gain = predicted.get(tuple(changes), math.nan)
+    return "" if math.isnan(gain) else f"predicted {gain:+.3f} at the first rung"
+
+
+def leave_one_out(way: Sequence[PathStep], start: DetectorConfig, build: Build) -> tuple[list[ResolvedStep], list[str]]:
     """(the target, then the target without each of its changes, notes on what cannot be left out alone)."""
     everything = {name: value for step in way for name, value in _tuples(step.changes).items()}
     steps = [ResolvedStep(BEST, "", {}, everything, Reported())]
+    known = {build(everything).hash(): BEST}
+    notes = []
     for step in way[1:]:
         back = {name: getattr(start, name) for name in step.changes}
         values = {name: value for name, value in everything.items() if name not in back}
-        steps.append(ResolvedStep("".join(f"-{field}" for field in back), "", back, values, Reported()))
-    return _buildable(steps, start)
-
-
-def _buildable(steps: list[ResolvedStep], base: DetectorConfig) -> tuple[list[ResolvedStep], list[str]]:
-    """Those of some steps whose values are a configuration of its own, notes on the others."""
-    kept: dict[str, ResolvedStep] = {}
-    notes = []
-    for step in steps:
+        name = "".join(f"-{field}" for field in back)
         try:
-            config = base.with_values(step.values).hash()
+            config = build(values).hash()
         except ConfigError as error:
-            notes.append(f"{step.name} is left out: {error}")
+            notes.append(f"{name} is left out: {error}")
             continue
-        if config in kept:
-            notes.append(f"{step.name} is left out: it makes the detector of {kept[config].name}")
+        if config in known:
+            notes.append(f"{name} is left out: it makes the detector of {known[config]}")
         else:
-            kept[config] = step
-    return list(kept.values()), notes
+            known[config] = name
+            steps.append(ResolvedStep(name, "", back, values, Reported()))
+    return steps, notes
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ from search.journal import write_atomically
 from search.leg import THREADS, LegRunner
 from search.requests import Inbox
 from search.resources import Resources
+
+ANSWER_WITHIN_S = 2.0
 
 
 class LegTrainable(tune.Trainable):
@@ -117,10 +120,14 @@ class LegSearcher(Searcher):
         self.on_change()
 
     def _node_alive(self, trial_id: str) -> bool:
-        """Whether the node of a leg still lives; of one never heard of, whether all do."""
-        dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        """Whether the node of a leg still lives; of one never heard of, whether all do.
+
+        Ray misses a node some fifteen seconds after its workers: asked directly, a dead one does not answer.
+        """
+        nodes = {node["NodeID"]: node for node in ray.nodes()}
         known = self.nodes.get(trial_id)
-        return known not in dead if known else not dead
+        asked = [nodes[known]] if known in nodes else list(nodes.values())
+        return all(node["Alive"] and (len(nodes) < 2 or answers(node)) for node in asked)
 
     def _take_epochs(self, trial: str, report: dict[str, Any]) -> None:
         for epoch in report.get("epochs", []):
@@ -135,6 +142,15 @@ class LegSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as above."""
+
+
+def answers(node: Mapping[str, Any]) -> bool:
+    """Whether a node's raylet takes a connection."""
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), ANSWER_WITHIN_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _report_of(result: dict[str, Any] | None) -> dict[str, Any]:

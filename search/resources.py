@@ -7,11 +7,13 @@ import functools
 import importlib
 import logging
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+CONNECT_WITHIN_S = 10.0
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # only small reports travel; images come from the memory-mapped cache
 
 
@@ -151,13 +153,21 @@ def join_cluster() -> Any:
 
     if not ray.is_initialized():
         try:
+            _knock(os.environ["RAY_ADDRESS"])
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             told = str(error).splitlines()[0]
             raise ValueError(
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: must be a running Ray cluster; {told}. Unset it to run on this machine"
             ) from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raises: OSError where nothing listens at host:port; Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), CONNECT_WITHIN_S).close()
 
 
 def start_ray(resources: Resources, temp_dir: str) -> Any:

@@ -207,11 +207,14 @@ def chain(story: Story) -> Path:
 
 @pytest.fixture
 def seen(study: Path) -> Path:
-    """The hand-written study with ground truth and the best trial's detections: 16 images, two classes."""
-    truth, found = scene(0, images=16, classes=2)
+    """The hand-written study with ground truth and the best trial's detections: 96 images in pairs, two classes."""
+    truth, found = scene(0, images=96, classes=2)
+    plan = read_plan(study)
+    plan["dataset"]["val_images"] = 96
+    (study / "study.json").write_text(json.dumps(plan))
     truth["categories"] = [{"id": 1, "name": "car"}, {"id": 2, "name": "tram"}]
     for row in truth["images"]:
-        row |= {"file_name": f"{row['id']}.png", "sequence": row["id"] // 4}
+        row |= {"file_name": f"{row['id']}.png", "sequence": (row["id"] - 1) // 2}
     (study / GROUND_TRUTH_NAME).write_text(json.dumps(truth))
     for trial in ("best0002", "base0001"):
         (study / "trials" / trial).mkdir(parents=True)

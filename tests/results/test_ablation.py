@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from results.ablation import ablation_rows, as_latex, caption
+from results.ablation import ablation_rows, as_latex, caption, legend
 from results.records import read_journal, read_plan
 from results.report import write_results
 from results.state import StudyState
@@ -123,3 +123,40 @@ def test_a_bootstrap_over_seeds_from_eight_on_alone(chain: Path, story: Story) -
     assert base["n"] == 9
     assert base["mAP_boot_low"] < base["mAP_mean"] < base["mAP_boot_high"]
     assert math.isnan(giou["mAP_boot_low"]), "at two seeds it would cover next to nothing"
+
+
+def test_every_step_tells_the_seeds_that_it_lacks_and_nothing_shrinks_in_silence(chain: Path) -> None:
+    plan = read_plan(chain)
+    records = [
+        r
+        for r in read_journal(chain / "journal.jsonl")
+        if r.get("seed") != 1 and not str(r.get("trial", "")).endswith("1")
+    ]
+    rows = ablation_rows(plan, StudyState.of_plan(plan, records))
+    assert [row["seeds_missing"] for row in rows] == ["1", "1", "0 1"]
+    told = caption(plan, StudyState.of_plan(plan, records))
+    assert "2 seeds a step" in told, "as planned"
+
+
+def test_of_a_comparison_with_the_first_every_delta_is_against_it(chain: Path) -> None:
+    plan = {**read_plan(chain), "compare": "first"}
+    state = StudyState.of_plan(plan, read_journal(chain / "journal.jsonl"))
+    base, giou, deep = ablation_rows(plan, state)
+    assert giou["delta"] == pytest.approx(0.02)
+    # +deep_heads has seed 1 alone, at .12; base is .12 at the mean, .135 at seed 1 by the model (seeds differ by .03).
+    assert deep["delta"] == pytest.approx(0.12 - 0.135)
+    assert "delta: step minus base" in legend(plan, state)
+    assert math.isnan(base["delta"])
+
+
+def test_unequal_spreads_are_told(chain: Path, story: Story) -> None:
+    plan = read_plan(chain)
+    story.records = read_journal(chain / "journal.jsonl")[:1]
+    for step, spread in (("base", 0.001), ("+giou", 0.05), ("+deep_heads", 0.001)):
+        for seed in range(6):
+            story.create(f"{step}{seed}", {}, 2.0, role="ablation", seed=seed)
+            story.records[-1]["step"] = step
+            story.train(f"{step}{seed}", [0.2, 0.2 + spread * (-1) ** seed * (1 + seed / 7)], 1, 2.0, to=2)
+    uneven = StudyState.of_plan(plan, story.records)
+    assert "the steps spread unequally" in legend(plan, uneven)
+    assert "spread unequally" not in legend(plan, StudyState.of_plan(plan, read_journal(chain / "journal.jsonl")))

@@ -54,11 +54,26 @@ class TestCharts:
         found = evidence.matches("best0002")
         assert found is not None
         at_half = [m for m in by_name(seen)["precision_recall"].marks if isinstance(m, Line)]
-        weights = np.ones((1, 16), dtype=np.int64)
+        weights = np.ones((1, found.num_images), dtype=np.int64)
         from results.matching import average_precision
 
         for k, line in enumerate(at_half):
             assert np.mean(line.y) == pytest.approx(average_precision(found.classes[k], weights)[0, 0])
+
+    def test_bars_of_a_comparison_with_the_first_all_start_where_it_ends(self, chain: Path) -> None:
+        plan = json.loads((chain / "study.json").read_text())
+        (chain / "study.json").write_text(json.dumps({**plan, "compare": "first"}))
+        (bars,) = by_name(chain)["waterfall"].marks
+        assert isinstance(bars, Bars)
+        assert bars.starts == [0.0, pytest.approx(0.12), pytest.approx(0.12)]
+        assert bars.values == [pytest.approx(0.12), pytest.approx(0.02), pytest.approx(0.12 - 0.135)]
+
+    def test_trials_without_a_field_stand_below_all_that_have_it(self, seen: Path) -> None:
+        from results.field_charts import _axis
+
+        axis = _axis("sgd_momentum", [0.8, None, 0.9])
+        assert axis.values[1] < 0.8
+        assert list(zip(axis.places, axis.options, strict=True))[0] == (axis.values[1], "-")
 
     def test_without_detections_there_is_neither_curve_nor_confusion(self, study: Path) -> None:
         assert not {"precision_recall", "confusion"} & by_name(study).keys()

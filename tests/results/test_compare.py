@@ -104,3 +104,28 @@ def test_a_study_without_a_score_is_refused(study: Path, story: Any, tmp_path: P
     (empty / "journal.jsonl").write_text("")
     with pytest.raises(ValueError, match="must have a trial that has scored"):
         compare(Evidence(study), Evidence(empty))
+
+
+def test_seeds_that_are_not_shared_are_compared_by_welch(finals: Path) -> None:
+    """.39 .40 .41 against the same plus .05, .02 and .09, on other seeds: means .40 and .4533."""
+    from scipy.stats import ttest_ind
+
+    other = copied(finals, "other")
+    lines = [json.loads(line) for line in (other / "journal.jsonl").read_text().splitlines()]
+    shift = {"b1": 0.05, "b2": 0.02, "b3": 0.09}
+    for line in lines:
+        if line["event"] == "trial_created" and line["trial"] in shift:
+            line["seed"] += 10
+        if line["event"] == "epoch":
+            line["metrics"]["mAP"] += shift.get(line["trial"], 0.0)
+    (other / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    gap = views_of(finals, other)["compare"].rows[2]
+    here, there = [0.39, 0.40, 0.41], [0.44, 0.42, 0.50]
+    expected = ttest_ind(there, here, equal_var=False).confidence_interval(0.95)
+    assert gap["mAP"] == pytest.approx(0.16 / 3)
+    assert (gap["low"], gap["high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+def test_one_training_of_each_is_compared_and_not_the_luckiest_seed(finals: Path) -> None:
+    rows = views_of(finals, copied(finals, "other"))["compare"].rows
+    assert rows[0]["trial"] == "best0002"

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from results.matching import ABSENT, Matches, _by_repetition, _ties, average_precision, iou_xywh, match
-from results.resampling import HALVES, class_intervals, difference_interval, draw_halves, draw_weights, mAP_interval
+from results.resampling import (
+    HALVES,
+    LEAST_OF_CLASS,
+    LEAST_UNITS,
+    class_difference_intervals,
+    class_intervals,
+    difference_interval,
+    draw_halves,
+    draw_weights,
+    mAP_interval,
+)  # fmt: skip
 from tests.results.scenes import scene
 
 
@@ -164,7 +174,7 @@ class TestResampling:
         assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
 
     def test_a_detector_does_not_differ_from_itself(self) -> None:
-        matches = match(*scene(4))
+        matches = match(*scene(4, images=48))
         found = difference_interval(matches, matches)
         assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
 
@@ -190,14 +200,37 @@ class TestResampling:
         truth["categories"].append({"id": 3, "name": "none"})
         assert np.isnan(class_intervals(match(truth, found))[2].low)
 
+    def test_few_images_or_groups_have_no_interval(self) -> None:
+        few, many = match(*scene(5, images=LEAST_UNITS - 1)), match(*scene(5, images=LEAST_UNITS))
+        assert np.isnan(mAP_interval(few).low)
+        assert mAP_interval(few).value == pytest.approx(few.mAP()[0])
+        assert not np.isnan(mAP_interval(many).low)
+        assert np.isnan(mAP_interval(many, [n // 2 for n in range(LEAST_UNITS)]).low), "groups count, not images"
+
+    def test_a_class_that_few_images_hold_has_no_interval(self) -> None:
+        truth, found = scene(5, images=60, classes=2)
+        kept = {row["image_id"] for row in truth["annotations"] if row["category_id"] == 2}
+        some = set(sorted(kept)[: LEAST_OF_CLASS - 1])
+        truth["annotations"] = [r for r in truth["annotations"] if r["category_id"] == 1 or r["image_id"] in some]
+        common, rare = class_intervals(match(truth, found))
+        assert not np.isnan(common.low)
+        assert np.isnan(rare.low)
+        assert np.isnan(class_difference_intervals(match(truth, found), match(truth, found))[1].low)
+
+    def test_an_interval_of_a_score_lies_where_scores_do(self) -> None:
+        truth, found = scene(5, images=60, classes=1)
+        poor = match(truth, [row for row in found if row["score"] < 0.3])
+        interval = mAP_interval(poor)
+        assert 0 <= interval.low <= interval.high <= 1
+
     def test_images_that_come_in_sequences_make_the_interval_wider(self) -> None:
         """Each image stands four times: by images it looks four times as sure as it is."""
-        truth, found = scene(6, images=15)
-        truth, found = resampled(truth, found, np.full(15, 4))
+        truth, found = scene(6, images=40)
+        truth, found = resampled(truth, found, np.full(40, 4))
         matches = match(truth, found)
         apart = mAP_interval(matches, replicates=400)
-        together = mAP_interval(matches, [n // 4 for n in range(60)], replicates=400)
-        assert together.groups == 15
+        together = mAP_interval(matches, [n // 4 for n in range(160)], replicates=400)
+        assert together.groups == 40
         assert together.sd == pytest.approx(2 * apart.sd, rel=0.3)  # sqrt(4)
 
     def test_other_images_are_refused(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from results.rendering import as_html, as_latex, as_markdown, as_rich, render
 from results.table import main
 from results.view import interval, interval_decimals, number
 from results.views import p_value, star, views
+from tests.results.conftest import Story
 
 NAN = math.nan
 
@@ -52,7 +54,7 @@ class TestRanking:
         ranking = views(Evidence(seen))[0]
         first = ranking.rows[0]
         assert first["images_low"] < first["images_high"]
-        assert "bootstrap samples of the 16 validation images" in ranking.caption
+        assert "bootstrap samples of the 96 validation images" in ranking.caption
         assert ranking.cells()[2][list(ranking.columns).index("95 % over images")] == "-", (
             "nothing was kept of that trial"
         )
@@ -61,7 +63,7 @@ class TestRanking:
         by_image = views(Evidence(seen))[0].rows[0]
         by_sequence = views(Evidence(seen, "sequence"))[0]
         assert by_sequence.rows[0]["images_low"] != by_image["images_low"]
-        assert "groups of images by sequence" in by_sequence.caption
+        assert "48 groups (sequence) of the 96 validation images" in by_sequence.caption
 
     def test_fresh_seeds_rank_with_their_interval_and_who_is_not_told_apart(self, finals: Path) -> None:
         ranking = views(Evidence(finals))[0]
@@ -187,3 +189,24 @@ def test_what_is_not_told_apart_says_what_would_have_been(finals: Path) -> None:
     ranking = views(Evidence(finals))[0]
     assert [row["not_told_apart"] for row in ranking.rows[:2]].count(True) <= 1
     assert re.search(r"80% of such studies would tell a difference of 0\.\d+ from none", ranking.caption)
+
+
+def test_a_fresh_seed_that_diverged_counts_alike_in_mean_and_interval(finals: Path, story: Story) -> None:
+    lines = [json.loads(line) for line in (finals / "journal.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["event"] == "leg_ended" and line["trial"] == "b3":
+            line |= {"outcome": "diverged"}
+    (finals / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = {row["config"]: row for row in views(Evidence(finals))[0].rows}
+    state = Evidence(finals).state
+    row = rows[state.trials["best0002"].config_hash]
+    assert row["mAP_mean"] == pytest.approx((0.39 + 0.40 + 0.0) / 3)
+    assert (row["seeds_low"] + row["seeds_high"]) / 2 == pytest.approx(row["mAP_mean"])
+    assert row["fresh_seeds"] == 3
+
+
+def test_a_configuration_without_fresh_seeds_says_so_beside_those_that_have(finals: Path) -> None:
+    ranking = views(Evidence(finals))[0]
+    column = list(ranking.columns).index("n")
+    told = {row["config"]: cells[column] for row, cells in zip(ranking.rows, ranking.cells(), strict=True)}
+    assert sorted(told.values()) == ["0"] * (len(told) - 2) + ["3", "3"]

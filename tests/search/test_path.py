@@ -13,10 +13,11 @@ from detector.config import ConfigError, DetectorConfig
 from results.ablation import FIRST
 from results.path import PathStep
 from results.state import read_study
+from search.journal import Journal
 from search.options import Options, StudyError
 from search.path import leave_one_out, newest_search, path_steps
 from search.plan import Study, make_plan, write_plan
-from tests.search.builders import say
+from tests.search.builders import planned, say, train_all, write_dataset
 
 BASE = DetectorConfig()
 TARGET = BASE.with_values({"head_depth": BASE.head_depth + 1, "head_shared": not BASE.head_shared, "lr": 0.003})
@@ -46,7 +47,7 @@ def test_it_trains_at_the_studys_length_on_seeds_that_it_has_not_used(searched: 
     study = ablation(searched, seeds=2)
     plan, state = read_study(searched)
     assert study.levels == [state.levels[-1]]
-    assert study.plan["seed"] == plan["seed"] + 1
+    assert study.plan["seed"] == max(trial.seed for trial in state.trials.values()) + 1 == plan["seed"] + 1
     assert study.plan["trials"] == 2 * len(study.steps)
     assert study.plan["dataset"]["fingerprint"] == plan["dataset"]["fingerprint"]
     assert study.plan["path"] == ["base", "best"]
@@ -134,8 +135,8 @@ WAY = [
 
 
 def test_what_is_expected_to_matter_little_is_one_step() -> None:
-    steps, notes = path_steps(WAY, BASE)
-    assert [step.name for step in steps] == ["base", "+head_shared", "+others"]
+    steps, notes = path_steps(WAY, BASE, BASE.with_values)
+    assert [step.name for step in steps] == ["base", "+head_shared", "+lr+head_depth"]
     assert steps[1].about == "predicted +0.050 at the first rung"
     assert steps[2].changes == {"lr": 0.003, "head_depth": TARGET.head_depth}
     assert not notes
@@ -148,9 +149,81 @@ def test_what_makes_no_detector_of_its_own_is_left_out_and_said() -> None:
         PathStep({"match_iou_high": 0.7}, 0.2, gain=0.1),
         PathStep({"match_iou_low": 0.6}, 0.3, gain=0.1),
     ]
-    steps, notes = leave_one_out(way, base)
+    steps, notes = leave_one_out(way, base, base.with_values)
     assert [step.name for step in steps] == ["best", "-match_iou_low"], (
         "without the upper bound the lower one stands above it"
     )
     assert len(notes) == 1
     assert notes[0].startswith("-match_iou_high is left out:")
+
+
+def test_seeds_of_finals_are_not_used_again(searched: Path) -> None:
+    _, state = read_study(searched)
+    best = state.best_trial("search")
+    assert best is not None
+    journal = Journal(searched / "journal.jsonl")
+    for seed in (1, 2, 3):
+        journal.append(
+            "trial_created", trial=f"final{seed}", role="final", config_hash=best.config_hash, config=best.config, varied=best.varied,
+            seed=seed, proposal=None, of=best.id, to_epoch=9,
+        )  # fmt: skip
+    journal.close()
+    assert ablation(searched).plan["seed"] == 4
+
+
+def test_what_needs_a_later_change_goes_with_it_and_is_named(tmp_path: Path) -> None:
+    base = BASE.with_values({"match_iou_low": 0.1, "match_iou_high": 0.2})
+    way = [
+        PathStep({}, 0.1),
+        PathStep({"match_iou_low": 0.6}, 0.2, gain=0.1),  # cannot be before the upper bound has risen
+        PathStep({"head_depth": TARGET.head_depth}, 0.25, gain=0.05),
+        PathStep({"match_iou_high": 0.7}, 0.3, gain=0.05),
+    ]
+    steps, notes = path_steps(way, base, base.with_values)
+    assert [step.changes for step in steps[1:]] == [
+        {"match_iou_low": 0.6, "head_depth": TARGET.head_depth, "match_iou_high": 0.7}
+    ]
+    assert notes == []
+    cut, told = path_steps(way[:2], base, base.with_values)
+    assert [step.name for step in cut] == ["base"]
+    assert told == ["match_iou_low left out: no step with it can be built"]
+
+
+def test_a_constraint_of_the_space_leaves_a_step_out() -> None:
+    def build(values: Any) -> DetectorConfig:
+        if "head_shared" not in values and "lr" in values:
+            raise ConfigError("the space's constraint must hold")
+        return BASE.with_values(values)
+
+    steps, notes = leave_one_out(WAY, BASE, build)
+    assert [step.name for step in steps] == ["best", "-lr", "-head_depth"]
+    assert notes == ["-head_shared is left out: the space's constraint must hold"]
+
+
+def test_nobody_is_said_to_have_predicted_what_nobody_could(tmp_path: Path) -> None:
+    study = planned(tmp_path, write_dataset(tmp_path / "data"), trials=3)
+    write_plan(study)
+    train_all(study)
+    other = list(read_study(study.folder)[1].trials)[-1]
+    made = ablation(study.folder, path=["base", other])
+    assert all(step.about == "" for step in made.steps)
+    assert any("too few trials to predict" in note for note in made.space.notes)
+    assert all(len(step.changes) <= 2 for step in made.steps), "each change by itself"
+
+
+def test_a_budget_in_seconds_is_the_epochs_that_the_best_had(searched: Path) -> None:
+    plan = json.loads((searched / "study.json").read_text())
+    plan["budget_unit"] = "seconds"
+    (searched / "study.json").write_text(json.dumps(plan))
+    best = read_study(searched)[1].best_trial()
+    assert best is not None
+    lines = (searched / "journal.jsonl").read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if f'"trial": "{best.id}"' in line)
+    lines.insert(
+        at + 1,
+        json.dumps(
+            {"event": "trial_probed", "time": 0.0, "trial": best.id, "seconds_per_epoch": 2.0, "levels": [1, 3, 7]}
+        ),
+    )
+    (searched / "journal.jsonl").write_text("\n".join(lines) + "\n")
+    assert ablation(searched).levels == [7]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,15 +98,25 @@ def test_a_leg_that_a_user_withdrew_is_not_lost(searcher: Any) -> None:
     assert searcher.engine.ended == [("lone", "withdrawn")]
 
 
-@pytest.mark.parametrize(("node", "alive"), [("here", True), ("gone", False), (None, False)])
+@pytest.mark.parametrize(("node", "alive"), [("here", True), ("gone", False), ("mute", False), (None, False)])
 def test_a_lost_leg_tells_whether_its_node_lives(
     searcher: Any, node: str | None, alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that was never heard of is not blamed while any node is dead."""
-    nodes = [{"NodeID": "here", "Alive": True}, {"NodeID": "gone", "Alive": False}]
+    nodes = [{"NodeID": "here", "Alive": True}, {"NodeID": "mute", "Alive": True}, {"NodeID": "gone", "Alive": False}]
+    monkeypatch.setattr("search.placement.answers", lambda asked: asked["NodeID"] == "here")  # Ray hears of it later
     monkeypatch.setattr("search.placement.ray.nodes", lambda: nodes)
     searcher.suggest("t1")
     if node is not None:
         searcher.on_trial_result("t1", {"report": json.dumps({"epochs": []}), "node": node})
     searcher.on_trial_complete("t1", None, error=True)
     assert searcher.engine.details == {"reason": "its worker ended" if alive else "its node died", "node_alive": alive}
+
+
+def test_a_node_answers_by_its_raylets_port() -> None:
+    from search.placement import answers
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": server.getsockname()[1]}
+        assert answers(node)
+    assert not answers(node)
