@@ -190,7 +190,10 @@ def precision_recall(evidence: Evidence) -> Chart | None:
         envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
         at = np.searchsorted(true / boxes, RECALL_THRESHOLDS)
         y = envelope[np.minimum(at, len(envelope) - 1)]
-        marks.append(Line(RECALL_THRESHOLDS.tolist(), y.tolist(), f"{name} ({boxes}): {y.mean():.3f}", COLOURS[k % len(COLOURS)], 2.0, dashed=k >= len(COLOURS), legend=True, points=False))  # fmt: skip
+        told, colour, again = f"{name} ({boxes}): {y.mean():.3f}", COLOURS[k % len(COLOURS)], k >= len(COLOURS)
+        marks.append(
+            Line(RECALL_THRESHOLDS.tolist(), y.tolist(), told, colour, 2.0, dashed=again, legend=True, points=False)
+        )
     return Chart(
         "precision_recall", "Precision and recall of the best", marks, "recall", "precision", "At IoU 0.5, by class (boxes): AP50.", from_zero=True
     )  # fmt: skip

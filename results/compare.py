@@ -59,8 +59,9 @@ def _scores(a: Evidence, b: Evidence, best: Mapping[str, Trial], alike: bool) ->
         if matches[0] is not None and matches[1] is not None:
             found = difference_interval(matches[1], matches[0], a.groups, seed=a.seed)
             rows.append(_difference("images", found.value, found.low, found.high))
+            smallest = minimum_detectable(found.sd, found.groups - 1)
             told.append(
-                f"over images: {a.about_images()}, the same for both, of one training each; {_detectable(minimum_detectable(found.sd, found.groups - 1))}"
+                f"over images: {a.about_images()}, the same for both, of one training each; {_detectable(smallest)}"
             )
         else:
             told.append(
@@ -104,8 +105,9 @@ def _over_seeds(a: Evidence, b: Evidence, best: Mapping[str, Trial], told: list[
         return []
     paired = paired_difference(scores[1], scores[0])
     if paired is not None and paired.n >= LEAST_SHARED:
+        smallest = detectable_by_interval(paired.low, paired.high, paired.n - 1)
         told.append(
-            f"over seeds: paired t on the {paired.n} that both have, correlation {show(paired.correlation)}; {_detectable(detectable_by_interval(paired.low, paired.high, paired.n - 1))}"
+            f"over seeds: paired t on the {paired.n} that both have, correlation {show(paired.correlation)}; {_detectable(smallest)}"
         )
         return [_difference("seeds", paired.mean, paired.low, paired.high)]
     columns = [list(row.values()) for row in scores]

@@ -161,8 +161,9 @@ class StudyEvents:
 
 def columns_of(state: StudyState) -> list[str]:
     """The names of the HParams table's columns: fields, seed and step where they varied, then what became of a trial."""
-    more = [name for name, values in (("seed", {t.seed for t in state.trials.values()}), ("step", {t.step for t in state.trials.values()})) if len(values) > 1]  # fmt: skip
-    return [*varied_fields(state), *more, *OF_A_TRIAL]
+    trials = state.trials.values()
+    seeds, steps = {trial.seed for trial in trials}, {trial.step for trial in trials}
+    return [*varied_fields(state), *["seed"] * (len(seeds) > 1), *["step"] * (len(steps) > 1), *OF_A_TRIAL]
 
 
 def hparams_of(state: StudyState, trial: Trial, names: Sequence[str]) -> dict[str, bool | float | str]:

@@ -69,8 +69,8 @@ def _importance_caption(evidence: Evidence) -> str:
     unconstrained = " (its constraints left out)" if evidence.plan["space"].get("constraints") else ""
     return (
         f"share: of the variance of the predicted {state.metric} after {rung_told(evidence, 0)} over the whole space{unconstrained}, not over "
-        f"what was tried; 95 %: of this surrogate's share, over resampled trials; {sure}. by chance: how often shuffled scores go with the field as much. Shares at later rungs are of survivors alone, "
-        "a picked sample. An association, not yet a cause: search.ablate --path trains what it supposes"
+        f"what was tried; 95 %: of this surrogate's share, over resampled trials; {sure}. by chance: how often shuffled scores go "
+        "with the field as much. Shares at later rungs are of survivors alone, a picked sample. An association, not yet a cause: search.ablate --path trains what it supposes"
     )  # fmt: skip
 
 

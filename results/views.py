@@ -243,7 +243,10 @@ def sizes_view(evidence: Evidence) -> View:
     columns: dict[str, Tell] = {"": lambda r: r["what"], "epochs": lambda r: str(r["epochs"])}
     columns |= {name: teller(name) for name in ("mAP", *SIZES)}
     one = "of one seed a step; " if "steps" in evidence.plan else ""
-    told = f"{one}{_stands_on(evidence)}; small: a box of less than {small:g} x {small:g} pixels, medium: less than {medium:g} x {medium:g}, large: the rest"
+    told = (
+        f"{one}{_stands_on(evidence)}; small: a box of less than {small:g} x {small:g} pixels, medium: less than {medium:g} x {medium:g}, "
+        "large: the rest"
+    )
     return View("sizes", "AP by size", rows, columns, told, _best(rows, "mAP"), frozenset({""}))
 
 

@@ -117,7 +117,8 @@ def print_status(told: dict[str, Any]) -> None:
         if heard is not None
         else "not a word yet"
     )
-    console.print(f"{told['name']}: {when}; {told['trials']} trials ({states}), {told['epochs']} epochs; {top}", highlight=False, markup=False, soft_wrap=True)  # fmt: skip
+    line = f"{told['name']}: {when}; {told['trials']} trials ({states}), {told['epochs']} epochs; {top}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
     if eta is not None:
         console.print(f"about {eta / 60:.1f} minutes to go", highlight=False)
     table = Table(box=None, padding=(0, 1, 0, 0))
