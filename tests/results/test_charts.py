@@ -132,7 +132,7 @@ class TestGallery:
         plan = json.loads((seen / "study.json").read_text())
         plan["source"]["val"] = [plan["source"]["val"][0], str(tmp_path)]
         (seen / "study.json").write_text(json.dumps(plan))
-        for number in range(1, 17):
+        for number in range(1, 97):
             Image.new("RGB", (100, 100), "#303030").save(tmp_path / f"{number}.png")
         evidence = Evidence(seen)
         shown = examples(evidence, evidence.state.trials["best0002"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from results.audit import audit_of
+from results.charts import front
 from results.pareto import dominates, pareto_front
 from results.state import StudyState
 
@@ -55,6 +57,24 @@ class TestPareto:
             ]
         )
         assert [row["trial"] for row in pareto_front(state, self.OBJECTIVES)] == ["a"]
+
+    def test_fewer_parameters_are_better(self) -> None:
+        assert dominates([0.5, 1e6], [0.5, 2e6], ("mAP", "parameters"))
+        assert not dominates([0.5, 2e6], [0.5, 1e6], ("mAP", "parameters"))
+
+    def test_the_chart_has_the_score_upwards_and_the_cost_to_the_right(self) -> None:
+        state = state_with(
+            [
+                ("a", "search", {"mAP": 0.5, "latency_ms": 30.0}, "finished"),
+                ("b", "search", {"mAP": 0.4, "latency_ms": 40.0}, "finished"),
+            ]
+        )
+        drawn = front(SimpleNamespace(plan={"objectives": list(self.OBJECTIVES)}, state=state))  # type: ignore[arg-type]
+        assert drawn is not None
+        assert (drawn.x, drawn.y) == ("latency_ms", "mAP")
+        dominated, on_front = drawn.marks
+        assert (on_front.x, on_front.y) == ([30.0], [0.5])  # type: ignore[union-attr]
+        assert (dominated.x, dominated.y) == ([40.0], [0.4])  # type: ignore[union-attr]
 
     def test_less_latency_is_better_and_equal_is_no_domination(self) -> None:
         assert dominates([0.5, 10.0], [0.5, 11.0], self.OBJECTIVES)

@@ -55,6 +55,17 @@ def test_the_change_that_gains_most_comes_first() -> None:
     assert [step.gain for step in steps] == pytest.approx([0, 0.05, 0.02, -0.01])
 
 
+def test_the_interval_of_a_gain_is_that_of_the_groups() -> None:
+    class Unsure(Known):
+        def by_group(self, configs: list[dict[str, Any]]) -> np.ndarray:
+            moved = np.array([config["head_shared"] != BASE.head_shared for config in configs], dtype=float)
+            return 0.1 + np.linspace(0.04, 0.06, 201)[:, None] * moved
+
+    (_, step) = path({"head_shared": TARGET["head_shared"]}, Unsure({}))
+    assert step.gain == pytest.approx(0.05)
+    assert (step.low, step.high) == (pytest.approx(0.0405), pytest.approx(0.0595))  # 2.5 and 97.5 % of 0.04 .. 0.06
+
+
 def test_gains_of_all_steps_make_the_whole_difference() -> None:
     steps = path(TARGET, Known(GAINS, together=0.03))
     assert sum(step.gain for step in steps) == pytest.approx(steps[-1].score - steps[0].score)
