@@ -13,9 +13,14 @@ def headline(told: Row) -> str:
     best, base = told["best"], told["base"]
     if not best:
         return "no trial has scored yet"
-    line = f"best: mAP {best['mAP']:.3f}, AP50 {best['AP50']:.3f} (trial {best['number']}, {best['trial']}, epoch {best['epoch']})"
+    names = tuple(dict.fromkeys((told["metric"], "mAP", "AP50")))
+
+    def scores(row: Row) -> str:
+        return ", ".join(f"{name} {row[name]:.3f}" for name in names)
+
+    line = f"best: {scores(best)} (trial {best['number']}, {best['trial']}, epoch {best['epoch']})"
     if base:
-        line += f"; base: mAP {base['mAP']:.3f}, AP50 {base['AP50']:.3f} after {base['epochs']} epochs"
+        line += f"; base: {scores(base)} after {base['epochs']} epochs"
     return line
 
 

@@ -28,7 +28,7 @@ from results.pages import (
     view_table,
 )
 from results.state import Trial
-from results.tables import MEASURED, Row, differences, measured_score, winner
+from results.tables import MEASURED, Row, differences, measured_score, told_best, winner
 from results.view import View
 from results.views import compared_trials, views
 
@@ -48,9 +48,12 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
     drawn = {chart.name: chart for chart in charts(evidence)}
     tables = {view.name: view for view in views(evidence)}
     ablated = "steps" in plan
+    told = {**summary, "best": told_best(winner(evidence.state), evidence.state.metric)}  # the one that best.yaml holds
     head = [
         f"<h1>{html.escape(plan['name'])}</h1>",
-        "" if ablated else f"<p class=headline>{html.escape(headline(summary))}</p>",
+        ""
+        if ablated
+        else f"<p class=headline>{html.escape(headline({**summary, 'best': told_best(winner(evidence.state), evidence.state.metric)}))}</p>",
         numbers(_headline_numbers(evidence)),
         f"<p>{html.escape(counts(summary))}; {summary['wall_seconds'] / 60:.1f} minutes</p>",
     ]

@@ -153,8 +153,6 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
     """The study in one object (summary.json); trials, finished, pruned, failed and best count the search alone."""
     searched = [trial for trial in state.trials.values() if trial.role == "search"]
     ablated = [trial for trial in state.trials.values() if trial.role == "ablation"]
-    best = state.best_trial("search")
-    epoch = best.ranked_epoch(state.metric) if best else None
     share = train_share(state.records)
     tests = {r["which"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
     return {
@@ -162,17 +160,7 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
         "metric": state.metric,
         "trials": len(searched),
         **_states(state, searched),
-        "best": None
-        if best is None or epoch is None
-        else {
-            "trial": best.id,
-            "number": best.number,
-            "config": best.config_hash,
-            "epoch": epoch,
-            state.metric: best.ranked_score(state.metric),
-            "mAP": best.epochs[epoch]["metrics"]["mAP"],
-            "AP50": best.epochs[epoch]["metrics"]["AP50"],
-        },
+        "best": told_best(state.best_trial("search"), state.metric),
         "base": _base_scores(searched, state.metric),
         **({"test": tests} if tests else {}),
         **({"ablation": {"trials": len(ablated), **_states(state, ablated)}} if ablated else {}),
@@ -183,6 +171,16 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
         "dataset": plan["dataset"],
         "versions": plan["versions"],
     }
+
+
+def told_best(best: Trial | None, metric: str) -> Row | None:
+    """A trial with its scores at the epoch that ranks; None without any."""
+    epoch = best.ranked_epoch(metric) if best else None
+    if best is None or epoch is None:
+        return None
+    scores = best.epochs[epoch]["metrics"]
+    named = {"trial": best.id, "number": best.number, "config": best.config_hash, "epoch": epoch}
+    return {**named, metric: best.ranked_score(metric), "mAP": scores["mAP"], "AP50": scores["AP50"]}
 
 
 def _states(state: StudyState, trials: list[Trial]) -> Row:
@@ -196,7 +194,8 @@ def _base_scores(searched: list[Trial], metric: str) -> Row | None:
     if base is None or epoch is None:
         return None
     scores = base.epochs[epoch]["metrics"]
-    return {"trial": base.id, "epochs": base.last_epoch, "mAP": scores["mAP"], "AP50": scores["AP50"]}
+    own = {metric: base.ranked_score(metric), "mAP": scores["mAP"], "AP50": scores["AP50"]}
+    return {"trial": base.id, "epochs": base.last_epoch, **own}
 
 
 def as_csv(rows: list[Row]) -> str:
