@@ -51,9 +51,7 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
     told = {**summary, "best": told_best(winner(evidence.state), evidence.state.metric)}  # the one that best.yaml holds
     head = [
         f"<h1>{html.escape(plan['name'])}</h1>",
-        ""
-        if ablated
-        else f"<p class=headline>{html.escape(headline({**summary, 'best': told_best(winner(evidence.state), evidence.state.metric)}))}</p>",
+        "" if ablated else f"<p class=headline>{html.escape(headline(told))}</p>",
         numbers(_headline_numbers(evidence)),
         f"<p>{html.escape(counts(summary))}; {summary['wall_seconds'] / 60:.1f} minutes</p>",
     ]
