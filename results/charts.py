@@ -17,7 +17,6 @@ from results.field_views import rung_told
 from results.marks import BEST_COLOUR, COLOURS, GREY, Bars, Chart, Heat, Line, Mark, Points
 from results.matching import RECALL_THRESHOLDS
 from results.pareto import objective_values, pareto_front
-from results.tables import winner
 from results.view import View
 from results.views import classes_view, compared_trials
 
@@ -38,7 +37,7 @@ def charts(evidence: Evidence) -> list[Chart]:
 def learning_curves(evidence: Evidence) -> Chart | None:
     """Score by epoch of every trial, coloured by the highest rung it reached; where each was promoted."""
     state = evidence.state
-    best = winner(state)
+    best = evidence.winner
     drawn = [t for t in state.trials.values() if any(not math.isnan(t.score(state.metric, e)) for e in t.epochs)]
     if not drawn:
         return None

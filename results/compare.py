@@ -19,7 +19,7 @@ from results.rendering import add_table_options, print_views
 from results.resampling import class_difference_intervals, difference_interval
 from results.state import Trial
 from results.statistics import CONFIDENCE, POWER, detectable_by_interval, minimum_detectable, paired_difference
-from results.tables import Row, show, winner
+from results.tables import Row, show
 from results.view import View, interval, number
 
 LEAST_SHARED = 2  # seeds that both have, from which on they are paired
@@ -37,7 +37,7 @@ def compare(a: Evidence, b: Evidence) -> list[View]:
 
 def _best_of(evidence: Evidence) -> Trial:
     """The search's own trial of the top row of configs.csv: one training of each study, none picked among seeds."""
-    best = winner(evidence.state)
+    best = evidence.winner
     if best is None or math.isnan(best.ranked_score(evidence.state.metric)):
         raise JournalError(f"{evidence.folder}: must have a trial that has scored to be compared; it has none")
     return best

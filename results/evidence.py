@@ -18,7 +18,7 @@ from results.matching import Matches, match
 from results.path import PathStep, ablation_path
 from results.records import GROUND_TRUTH_NAME, JournalError
 from results.resampling import REPLICATES, ImageInterval, class_intervals, mAP_interval
-from results.state import read_study
+from results.state import Trial, read_study
 from results.tables import winner
 
 DETECTIONS_NAME = "detections.json"
@@ -99,6 +99,11 @@ class Evidence:
         self._classes: dict[str, list[ImageInterval]] = {}
 
     @functools.cached_property
+    def winner(self) -> Trial | None:
+        """The trial that best.yaml holds."""
+        return winner(self.state)
+
+    @functools.cached_property
     def importance(self) -> Importance:
         """What mattered over the space."""
         return Importance(self.plan, self.state)
@@ -106,7 +111,7 @@ class Evidence:
     @functools.cached_property
     def path(self) -> list[PathStep]:
         """From the base to the best, as the surrogate predicts; nothing where there are too few trials or no way."""
-        base, best = next(iter(self.state.with_role("search")), None), winner(self.state)
+        base, best = next(iter(self.state.with_role("search")), None), self.winner
         surrogate = self.importance.surrogate
         if surrogate is None or base is None or best is None or best is base:
             return []

@@ -26,7 +26,7 @@ from results.tables import show, varied_fields
 SHUFFLES, SHUFFLED_AT_ONCE = 999, 111  # as many as are drawn, and as are held in memory together
 MIN_TRIALS = 6  # fewer say nothing
 CHANCE_TOLD, NOT_TOLD = 0.1, "-"  # a direction that a shuffle shows more often than this is none
-BACKGROUNDS, POINTS = 64, 9  # draws of all other fields, values of one
+BACKGROUNDS, POINTS = 48, 9  # draws of all other fields, values of one
 
 
 @dataclass(frozen=True)

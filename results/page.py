@@ -28,7 +28,7 @@ from results.pages import (
     view_table,
 )
 from results.state import Trial
-from results.tables import MEASURED, Row, differences, measured_score, told_best, winner
+from results.tables import MEASURED, Row, differences, measured_score, told_best
 from results.view import View
 from results.views import compared_trials, views
 
@@ -48,7 +48,7 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
     drawn = {chart.name: chart for chart in charts(evidence)}
     tables = {view.name: view for view in views(evidence)}
     ablated = "steps" in plan
-    told = {**summary, "best": told_best(winner(evidence.state), evidence.state.metric)}  # the one that best.yaml holds
+    told = {**summary, "best": told_best(evidence.winner, evidence.state.metric)}  # the one that best.yaml holds
     head = [
         f"<h1>{html.escape(plan['name'])}</h1>",
         "" if ablated else f"<p class=headline>{html.escape(headline(told))}</p>",
@@ -74,7 +74,7 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
 def _headline_numbers(evidence: Evidence) -> dict[str, str]:
     """The few numbers that stand on top of the report."""
     state = evidence.state
-    best = winner(state)
+    best = evidence.winner
     epoch = best.ranked_epoch(state.metric) if best else None
     if best is None or epoch is None:
         return {}

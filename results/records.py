@@ -53,9 +53,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
         plan = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise JournalError(f"{folder} must be a study folder; reading {path.name} said: {error}") from None
-    lacking = [
-        name for name in ("space", "dataset", "levels", "metric") if not isinstance(plan, dict) or name not in plan
-    ]
+    lacking = [name for name in ("levels", "metric") if not isinstance(plan, dict) or name not in plan]
     if lacking:
         raise JournalError(
             f"{path}: must be a study's plan, an object with {', '.join(lacking)}; restore it from a copy"

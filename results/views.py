@@ -15,7 +15,7 @@ from results.evidence import Evidence
 from results.field_views import field_views
 from results.state import StudyState, Trial
 from results.statistics import POWER, differences, mean_interval
-from results.tables import MEASURED, Row, configurations, measured_score, show, winner
+from results.tables import MEASURED, Row, configurations, measured_score, show
 from results.tables import differences as differs
 from results.view import Tell, View, interval, number, teller
 
@@ -197,7 +197,7 @@ def compared_trials(evidence: Evidence) -> dict[str, Trial]:
             if trial.outcome == "finished":
                 firsts.setdefault(trial.step, trial)
         return firsts
-    best, base = winner(state), next(iter(state.trials.values()), None)
+    best, base = evidence.winner, next(iter(state.trials.values()), None)
     told = {"base": base, "best": best}
     return {name: t for name, t in told.items() if t is not None and t.ranked_epoch(state.metric) is not None}
 

@@ -52,3 +52,12 @@ def test_equal_scores_explain_nothing_and_seeds_repeat() -> None:
     scores = [math.sin(n) for n in range(10)]
     one, two = (Surrogate(configs, scores, ["a"], seed=4).by_group(configs) for _ in range(2))
     assert (one == two).all()
+
+
+def test_trees_are_asked_as_their_forest_would_ask_them() -> None:
+    rng = np.random.default_rng(0)
+    configs = [{"a": float(a), "b": float(b)} for a, b in rng.random((40, 2))]
+    surrogate = Surrogate(configs, [c["a"] for c in configs], ["a", "b"])
+    rows = surrogate.encoder.rows(configs)
+    told = surrogate.by_group(configs)
+    assert told == pytest.approx(np.array([forest.predict(rows) for forest in surrogate.groups]))
