@@ -57,10 +57,7 @@ def ablation_rows(plan: dict[str, Any], state: StudyState) -> list[Row]:
 
 def planned_seeds(plan: dict[str, Any], state: StudyState) -> set[int]:
     """The seeds that every step was to be trained on, as the study's last session had it."""
-    asked = [
-        record["trials"] for record in state.records if record["event"] == "session_started" and "trials" in record
-    ]
-    each = (asked[-1] if asked else plan["trials"]) // len(plan["steps"])
+    each = state.session.get("trials", plan["trials"]) // len(plan["steps"])
     return set(range(plan["seed"], plan["seed"] + each))
 
 

@@ -54,7 +54,6 @@ def audit_of(state: StudyState, top: int) -> Audit | None:
 
 def top_of(plan: dict[str, object], state: StudyState) -> int:
     """How many count as the best: as the last session had it."""
-    sessions = [record["top"] for record in state.records if record["event"] == "session_started" and "top" in record]
-    found = sessions[-1] if sessions else plan.get("top", 3)
+    found = state.session.get("top", plan.get("top", 3))
     assert isinstance(found, int)
     return found

@@ -183,8 +183,7 @@ def precision_recall(evidence: Evidence) -> Chart | None:
         boxes = int(kind.boxes.sum())
         if not boxes:
             continue
-        told = np.logical_not(kind.ignored[0])
-        true = np.cumsum(kind.matched[0][told])
+        true = np.cumsum(kind.matched[0][~kind.ignored[0]])
         precision = true / np.arange(1, len(true) + 1)
         envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
         at = np.searchsorted(true / boxes, RECALL_THRESHOLDS)

@@ -10,11 +10,10 @@ from typing import Any
 
 from results.events import OF_A_TRIAL, told
 from results.records import JournalError
-from results.tables import Row
+from results.tables import MEASURED, Row
 
 TOLERANCE = 1e-6  # event files hold single precision
 SCORES = ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-FRESH = ("finished", "diverged")  # how a fresh seed ends that counts
 
 
 class EventTables:
@@ -43,7 +42,7 @@ class EventTables:
                 groups[row["config"]].append(row)
         found = []
         for config, rows in groups.items():
-            fresh = [row for row in rows if row["role"] == "final" and row["state"] in FRESH]
+            fresh = [row for row in rows if row["role"] == "final" and row["state"] in MEASURED]
             counted = fresh or [row for row in rows if row["role"] != "final"]
             scores = [
                 0.0 if row["role"] == "final" and row["state"] == "diverged" else row[self.metric] for row in counted

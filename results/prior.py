@@ -30,8 +30,7 @@ class Prior:
     @classmethod
     def of(cls, plan: dict[str, Any], state: StudyState) -> Prior:
         """The space of a study, as its last session had it (--space-edit)."""
-        sessions = [r for r in state.records if r["event"] == "session_started" and "fields" in r]
-        fields = sessions[-1]["fields"] if sessions else plan["space"]["fields"]
+        fields = state.session.get("fields", plan["space"]["fields"])
         return cls(DetectorConfig.from_dict(plan["space"]["base"]), fields)
 
     def shares(self, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,7 @@ Read by `search` (to decide and resume) and by `results` (to report): one replay
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,7 @@ class StudyState:
         self.arrivals: list[dict[str, float]] = [{} for _ in levels]  # scores by trial, in order of arrival
         self.promoted: list[set[str]] = [set() for _ in levels]
         self.proposals = 0
+        self.session: dict[str, Any] = {}  # how the last session began, and what it extended; nothing before the first
         self.added: list[dict[str, Any]] = []  # values that a user asked to try, in order
         self.asked: set[str] = set()  # ids of requests that were answered
         self.restarts: list[str] = []  # trials whose config trains to a longer study's top
@@ -148,6 +150,9 @@ class StudyState:
     def with_role(self, role: str) -> list[Trial]:
         """The trials of one role, first created first."""
         return [trial for trial in self.trials.values() if trial.role == role]
+
+    def _on_session_started(self, record: dict[str, Any]) -> None:
+        self.session = record
 
     def _on_trial_created(self, record: dict[str, Any]) -> None:
         trial = Trial(
@@ -266,6 +271,13 @@ class StudyState:
         role = role or next((trial.role for trial in self.trials.values()), "")
         scored = [t for t in self.with_role(role) if not math.isnan(t.ranked_score(self.metric))]
         return max(scored, key=lambda t: (t.rung, t.ranked_score(self.metric), -t.number), default=None)
+
+
+def read_live(folder: Path) -> tuple[dict[str, Any], StudyState]:
+    """`read_study` of a study that may be writing its last line just now, which is not there yet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_study(folder)
 
 
 def read_study(folder: Path) -> tuple[dict[str, Any], StudyState]:

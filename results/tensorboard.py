@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from results.event_tables import EventTables
@@ -17,8 +18,8 @@ from results.pictures import drawn_detections
 from results.records import JournalError
 from results.rendering import FORMATS, print_views
 from results.state import Trial, read_study
-from results.tables import Row, configurations, leaderboard, ranking_key, show
-from results.view import Tell, View
+from results.tables import Row, configurations, leaderboard, ranking_key
+from results.view import Tell, View, teller
 
 END_SUFFIX = ".end"  # of the event files that are written anew at every end of a study
 MOST_PICTURED = 50  # trials with pictures and precision-recall curves: of more, the best and the base
@@ -96,14 +97,11 @@ def summary_views(tables: EventTables) -> list[View]:
     configs = tables.configurations()
     return [
         View("trials", "trials", trials, _columns(names), about, texts=frozenset({"trial", "config", "role", "state"})),
-        View("configs", "configurations", configs, _columns(list(configs[0]) if configs else []), about, texts=frozenset({"config"})),
+        View("configs", "configurations", configs, _columns(configs[0] if configs else ()), about, texts=frozenset({"config"})),
     ]  # fmt: skip
 
 
-def _columns(names: list[str]) -> dict[str, Tell]:
-    def teller(name: str) -> Tell:
-        return lambda row: show(row.get(name))
-
+def _columns(names: Iterable[str]) -> dict[str, Tell]:
     return {name: teller(name) for name in names}
 
 

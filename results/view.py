@@ -54,5 +54,5 @@ def interval(low: float, high: float, signed: bool = False) -> str:
 
 
 def teller(name: str) -> Tell:
-    """Tells a column as it is."""
-    return lambda row: show(row[name])
+    """Tells a column as it is; "-" in a row without it."""
+    return lambda row: show(row.get(name))

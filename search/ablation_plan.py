@@ -18,24 +18,18 @@ def settle_chain(options: Options, given: Given) -> dict[str, Any]:
     """
     space = given.space
     chain = [step.with_weights(options.imagenet_weights) for step in given.chain]
-    can_be_built = step_check(given)
-    steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
-    for step in steps:
-        given.check(space.config(step.values))
-    space.notes += left_out
-    told = settled(options, given, steps, options.epochs or space.budget.epochs, options.seed or 0)
-    return {**told, "left_out": [step.name for step in chain if step.name not in {kept.name for kept in steps}]}
-
-
-def step_check(given: Given) -> Any:
-    """A check that raises ConfigError for a step that asks for images or weights that are not there."""
 
     def can_be_built(config: DetectorConfig) -> None:
         if config.train_split == "extended" and given.source.extended is None:
             raise ConfigError("there are no more training images; name them with --extended-annotations FILE")
         check_weights(config, len(given.dataset.class_names))
 
-    return can_be_built
+    steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
+    for step in steps:
+        given.check(space.config(step.values))
+    space.notes += left_out
+    told = settled(options, given, steps, options.epochs or space.budget.epochs, options.seed or 0)
+    return {**told, "left_out": [step.name for step in chain if step.name not in {kept.name for kept in steps}]}
 
 
 def settled(options: Options, given: Given, steps: Sequence[ResolvedStep], epochs: int, seed: int) -> dict[str, Any]:

@@ -24,8 +24,7 @@ def clean(folder: Path, keep: str, dry_run: bool = False) -> tuple[int, int]:
     journal = Journal(folder / JOURNAL_NAME)  # holds the study's lock
     try:
         state = StudyState.of_plan(plan, read_journal(journal.path))
-        asked = [r["trials"] for r in state.records if r["event"] == "session_started"]  # it may have been extended
-        num_trials = asked[-1] if asked else plan["trials"]
+        num_trials = state.session.get("trials", plan["trials"])  # it may have been extended
         rule = (keep, num_trials, plan["eta"], plan["scheduler"])
         if dry_run:
             trials = droppable(state, *rule)

@@ -14,7 +14,7 @@ from rich.table import Table
 from detector.data.dataset import DataSource
 from results.ablation import title as steps_title
 from results.heading import counts, headline
-from results.importance import Importance
+from results.importance import CHANCE_TOLD, Importance
 from results.report import Results
 from results.state import StudyState, Trial
 from results.tables import Row, configurations, differences, ranking_key, show
@@ -28,7 +28,6 @@ from search.rungs import Scheduler
 from search.worker import WorkerError, run_job
 
 SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
-CHANCE_SHOWN = 0.1  # effects that a shuffle reaches more often than this are not called effects
 
 
 def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
@@ -213,7 +212,7 @@ def _extension(study: Study) -> str:
 
 
 def _print_effects(state: StudyState, importance: Importance, console: Console) -> None:
-    found = [effect for effect in importance.effects if effect.chance <= CHANCE_SHOWN][:SHOWN_EFFECTS]
+    found = [effect for effect in importance.effects if effect.chance <= CHANCE_TOLD][:SHOWN_EFFECTS]
     _say(console, f"\nwhat mattered at the first rung ({state.levels[0]} epochs; all trials, survivors or not):")
     for effect in found:
         share = effect.share
@@ -223,7 +222,7 @@ def _print_effects(state: StudyState, importance: Importance, console: Console) 
         _say(console, f"  {effect.field}: {effect.direction}; {made}by chance {effect.chance:.0%} (n={effect.n})")
     if not found:
         trials = len(state.arrivals[0]) if state.arrivals else 0
-        _say(console, f"  nothing stands out from chance (at {CHANCE_SHOWN:.0%}) in {trials} trials")
+        _say(console, f"  nothing stands out from chance (at {CHANCE_TOLD:.0%}) in {trials} trials")
 
 
 def _print_reasons(state: StudyState, console: Console) -> None:

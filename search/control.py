@@ -9,22 +9,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detector.commands import CommandError, command
 from detector.config import DetectorConfig
-from results.path import changed_fields
 from results.records import JournalError
-from results.state import StudyState, read_study
+from results.state import StudyState, read_live
+from search.options import changes_of_file
 from search.requests import post
 
 EXIT_REFUSED, EXIT_UNHEARD = 2, 1
 PATIENCE_S = 30.0
-# How long and on what a config is trained are the study's.
-OF_THE_STUDY = ("image_size_px", "train_split", "schedule_epochs", "steps_per_epoch")
 
 
 def request_of(options: argparse.Namespace, plan: dict[str, Any], state: StudyState) -> dict[str, Any]:
@@ -42,12 +39,8 @@ def request_of(options: argparse.Namespace, plan: dict[str, Any], state: StudySt
             )
         return {"ask": "prune", "trial": named[options.what]}
     if options.ask == "add":
-        from detector.train import read_config
-
         base = DetectorConfig.from_dict(plan["space"]["base"])
-        config = read_config(Path(options.what), "add")
-        values = changed_fields(base, config.to_dict())
-        return {"ask": "add", "values": {name: value for name, value in values.items() if name not in OF_THE_STUDY}}
+        return {"ask": "add", "values": changes_of_file(base, Path(options.what), "add")}
     return {"ask": "stop"}
 
 
@@ -62,13 +55,6 @@ def answer(folder: Path, request: str, patience: float) -> dict[str, Any] | None
         if time.monotonic() > until:
             return None
         time.sleep(0.5)
-
-
-def read_live(folder: Path) -> tuple[dict[str, Any], StudyState]:
-    """A study that may be writing its last line just now."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return read_study(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

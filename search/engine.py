@@ -261,7 +261,7 @@ class Engine:
 
     def _new_trial(self) -> Trial | None:
         """The next configuration that is neither known nor impossible; trial 1 is the base, warm starts follow it."""
-        if self.counted >= self.limits.trials + len(self.state.added) or (self.exhausted and not self.state.added):
+        if self.counted >= self.limits.trials + len(self.state.added):
             return None
         assert self.sampler is not None
         if not self.by_config:
@@ -269,7 +269,9 @@ class Engine:
         for values in self._untried_warm_starts():
             if self.space.config(values).hash() not in self.by_config:
                 return self._create(values, None, self.seed)
-        for _ in range(0 if self.exhausted else MAX_BARREN_PROPOSALS):
+        if self.exhausted:
+            return None
+        for _ in range(MAX_BARREN_PROPOSALS):
             number = self.state.proposals + 1
             values_or_none = self.sampler.propose(number, self.state)
             if values_or_none is None:
@@ -286,8 +288,6 @@ class Engine:
                 self.record("proposal_known", number=number, known_as=known)
                 continue
             return self._create(values_or_none, number, self.seed)
-        if self.exhausted:
-            return None
         self.exhausted = True
         self.record("space_exhausted", after=len(self.by_config))
         return None

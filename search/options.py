@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from detector.config import ConfigError, check_field_name, coerce
+from detector.config import ConfigError, DetectorConfig, check_field_name, coerce
 from results.state import PRUNE_ON, RANK_ON
 from search.rungs import SCHEDULERS
 from search.sampler import SAMPLERS
@@ -20,6 +21,10 @@ KEEP = ("all", "promotable", "top", "best")
 LEAST_AUDIT = 5
 DEFAULT_MAX_FAILURES = 1
 DEFAULT_SPACES = {"search": "retinanet", "ablation": "tdt4265_report"}
+
+
+# How long and on what a config is trained: the study's, whatever a file says that comes from another.
+OF_THE_STUDY = ("image_size_px", "train_split", "schedule_epochs", "steps_per_epoch")
 
 
 class StudyError(ValueError):
@@ -148,3 +153,14 @@ def parse_set_fields(pairs: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {name}: {text!r} must be a YAML value; reading it said: {error}") from None
     return values
+
+
+def changes_of_file(base: DetectorConfig, file: Path, option: str) -> dict[str, Any]:
+    """What a config file changes on a study's base, as JSON-ready values, but for what is the study's.
+
+    Raises: ConfigError for a file that holds no config.
+    """
+    from detector.train import read_config
+
+    plain, values = base.to_dict(), read_config(file, option).to_dict()
+    return {name: value for name, value in values.items() if value != plain[name] and name not in OF_THE_STUDY}

@@ -17,7 +17,6 @@ from typing import Any
 from detector.config import ConfigError, DetectorConfig
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource
-from detector.train import read_config
 from results.ablation import FIRST
 from results.importance import Importance
 from results.path import PathStep, ablation_path, changed_fields, that_matter, together
@@ -27,7 +26,7 @@ from results.tables import configurations, winner
 from search.ablation_plan import settled
 from search.dataset import config_check
 from search.given import Given
-from search.options import Options, StudyError, check_choices, parse_set_fields
+from search.options import Options, StudyError, changes_of_file, check_choices, parse_set_fields
 from spaces.chain import Reported, ResolvedStep
 from spaces.distributions import as_tuple
 from spaces.space import ResolvedSpace
@@ -36,7 +35,7 @@ BASE, BEST = "base", "best"
 SHARE_THAT_MATTERS = 0.05  # of all predicted gains: a change that is to bring less is trained with the rest
 MOST_NAMED = 3  # fields in a step's name
 # What the study that found the configurations settles; asking for other data or another space would compare nothing.
-OF_THE_STUDY = (
+SETTLED_THERE = (
     "space", "from_step", "data", "train_annotations", "train_images", "val_annotations", "val_images", "extended_annotations", "trainer",
     "imagenet_weights",
 )  # fmt: skip
@@ -75,8 +74,8 @@ def settle_path(options: Options) -> tuple[Options, Given, dict[str, Any]]:
         raise StudyError(
             f"--path {' '.join(options.path or (BASE, BEST))}: both are the same configuration, there is no way between them"
         )
-    make = leave_one_out if options.leave_one_out else path_steps
-    steps, notes = make(way, ends[0], given.space.config)
+    build = given.space.config
+    steps, notes = leave_one_out(way, ends[0], build) if options.leave_one_out else path_steps(way, build)
     for step in steps:
         given.check(given.space.config(step.values))
     given.space.notes += [f"from study {found.folder}", _how_sure(found), *notes]
@@ -94,7 +93,7 @@ def settle_path(options: Options) -> tuple[Options, Given, dict[str, Any]]:
 
 
 def _find(options: Options) -> Found:
-    given = [name for name in OF_THE_STUDY if getattr(options, name) != getattr(Options(), name)]
+    given = [name for name in SETTLED_THERE if getattr(options, name) != getattr(Options(), name)]
     if given:
         raise StudyError(
             f"--{given[0].replace('_', '-')}: --path and --leave-one-out take space, data and trainer from the study that found the "
@@ -149,11 +148,7 @@ def _end(word: str, base: DetectorConfig, fixed: set[str], folder: Path, state: 
         return base
     own = {"schedule_epochs", "train_split", *fixed}
     if Path(word).suffix in (".yaml", ".yml", ".json"):
-        values: dict[str, Any] = read_config(Path(word), "--path").to_dict()
-        own |= {
-            "image_size_px",
-            "steps_per_epoch",
-        }  # a file may come from other data: how long and on what is the study's
+        values = changes_of_file(base, Path(word), "--path")
     else:
         values = _trial_fields(word, folder, state)
     return base.with_values({name: as_tuple(value) for name, value in values.items() if name not in own})
@@ -201,7 +196,7 @@ def _way(found: Found, start: DetectorConfig, target: DetectorConfig) -> list[Pa
 Build = Callable[[Mapping[str, Any]], DetectorConfig]  # raises ConfigError where a rule or a constraint forbids it
 
 
-def path_steps(way: Sequence[PathStep], start: DetectorConfig, build: Build) -> tuple[list[ResolvedStep], list[str]]:
+def path_steps(way: Sequence[PathStep], build: Build) -> tuple[list[ResolvedStep], list[str]]:
     """(steps that lead from the start to the target, notes): a change that is expected to matter each, then the rest.
 
     What cannot be built before a later change goes with that one, in one step that names both.

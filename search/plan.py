@@ -20,7 +20,7 @@ from search.dataset import decode_canvases, describe_dataset, images_to_show
 from search.given import Given, read_given
 from search.grid import grid_size
 from search.journal import write_atomically
-from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError
+from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError, changes_of_file
 from search.path import settle_path
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, plan_resources
@@ -144,12 +144,7 @@ def warm_start(file: str, given: Given) -> dict[str, Any]:
 
     Raises: ConfigError for a file that holds no config, or one that cannot be trained on this data.
     """
-    from detector.train import read_config
-
-    base = given.space.base.to_dict()
-    config = read_config(Path(file), "--start-from")
-    own = ("image_size_px", "train_split", "schedule_epochs", "steps_per_epoch")  # how long and on what: the study's
-    values = {name: value for name, value in config.to_dict().items() if value != base[name] and name not in own}
+    values = changes_of_file(given.space.base, Path(file), "--start-from")
     given.check(given.space.config(values))
     return {name: as_tuple(value) for name, value in values.items()}
 

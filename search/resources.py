@@ -103,7 +103,7 @@ def plan_resources(
         raise ValueError(f"--gpus-per-trial {per_gpu:g} asks for more GPUs than the {gpus} of {found.where}")
     with_gpus = [node.cores * per_gpu // node.gpus for node in nodes if node.gpus]
     per_cpu = cpus_per_trial if cpus_per_trial is not None else max(1.0, min(with_gpus, default=1.0))
-    if not 0 < per_cpu <= max(cores, found.is_cluster * per_cpu):
+    if not per_cpu > 0 or (per_cpu > cores and not found.is_cluster):
         raise ValueError(f"--cpus-per-trial must lie in (0, {cores}] on {found.where}, got {per_cpu:g}")
     fit = sum(_fit(node, per_cpu, per_gpu) for node in nodes)
     if concurrent is not None and concurrent > fit and not found.is_cluster:

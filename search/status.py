@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import time
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from detector.commands import command
 from results.records import JournalError
-from results.state import StudyState, Trial, read_study
+from results.state import StudyState, Trial, read_live
 from results.tables import differences, ranking_key
 from search.forecast import simulate
 from search.progress import describe_values, seconds_to_go
@@ -32,9 +31,7 @@ def status(folder: Path, now: float | None = None) -> dict[str, Any]:
 
     Raises: JournalError where the folder is no study.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a line that is being written is not there yet
-        plan, state = read_study(folder)
+    plan, state = read_live(folder)
     now = time.time() if now is None else now
     trials = list(state.trials.values())
     best = state.best_trial()
@@ -82,10 +79,9 @@ def _row(state: StudyState, trial: Trial) -> dict[str, Any]:
 
 
 def _to_go(plan: dict[str, Any], state: StudyState) -> float | None:
-    sessions = [record for record in state.records if record["event"] == "session_started"]
-    if not sessions:
+    last = state.session
+    if not last:
         return None
-    last = sessions[-1]
     scheduler = make_scheduler(plan["scheduler"], state.levels, plan["eta"])
     expected = simulate(scheduler, last.get("trials", plan["trials"]), last["slots"], [1.0]).epochs
     seconds = seconds_to_go(state, expected, last["slots"])

@@ -135,7 +135,7 @@ WAY = [
 
 
 def test_what_is_expected_to_matter_little_is_one_step() -> None:
-    steps, notes = path_steps(WAY, BASE, BASE.with_values)
+    steps, notes = path_steps(WAY, BASE.with_values)
     assert [step.name for step in steps] == ["base", "+head_shared", "+lr+head_depth"]
     assert steps[1].about == "predicted +0.050 at the first rung"
     assert steps[2].changes == {"lr": 0.003, "head_depth": TARGET.head_depth}
@@ -179,12 +179,12 @@ def test_what_needs_a_later_change_goes_with_it_and_is_named(tmp_path: Path) -> 
         PathStep({"head_depth": TARGET.head_depth}, 0.25, gain=0.05),
         PathStep({"match_iou_high": 0.7}, 0.3, gain=0.05),
     ]
-    steps, notes = path_steps(way, base, base.with_values)
+    steps, notes = path_steps(way, base.with_values)
     assert [step.changes for step in steps[1:]] == [
         {"match_iou_low": 0.6, "head_depth": TARGET.head_depth, "match_iou_high": 0.7}
     ]
     assert notes == []
-    cut, told = path_steps(way[:2], base, base.with_values)
+    cut, told = path_steps(way[:2], base.with_values)
     assert [step.name for step in cut] == ["base"]
     assert told == ["match_iou_low left out: no step with it can be built"]
 
