@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from results.event_file import EventFile
 from results.matching import Matches
 from results.state import StudyState, Trial
 from results.tables import varied_fields
@@ -27,33 +28,25 @@ class StudyEvents:
 
     def __init__(self, folder: Path, suffix: str = "") -> None:
         self.folder, self.suffix = folder, suffix
-        self._writers: dict[str, Any] = {}
+        self._files: dict[str, EventFile] = {}
 
-    def _writer(self, trial: str) -> Any:
-        if trial not in self._writers:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-            folder = self.folder / "trials" / trial if trial else self.folder
-            self._writers[trial] = EventFileWriter(str(folder), filename_suffix=self.suffix)
-        return self._writers[trial]
-
-    def flush(self) -> None:
-        """Puts on disk what was added."""
-        for writer in self._writers.values():
-            writer.flush()
+    def _file(self, trial: str) -> EventFile:
+        if trial not in self._files:
+            self._files[trial] = EventFile(self.folder / "trials" / trial if trial else self.folder, self.suffix)
+        return self._files[trial]
 
     def close(self) -> None:
-        """Writes out and closes all files."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        """Closes all files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
 
     def _add(self, trial: str, value: Any, step: int, time: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = value if isinstance(value, list) else [value]
-        self._writer(trial).add_event(Event(wall_time=time, step=step, summary=Summary(value=values)))
+        self._file(trial).add(Event(wall_time=time, step=step, summary=Summary(value=values)))
 
     def add_epoch(self, record: dict[str, Any]) -> None:
         """The scalars of one journaled epoch; the seconds of one that another trial trained are not this one's."""
@@ -72,12 +65,14 @@ class StudyEvents:
         ]
         self._add(record["trial"], values, record["epoch"], record["time"])
 
-    def catch_up(self, state: StudyState) -> None:
-        """Adds the points of epochs that a crash cut off between their journal line and their event.
+    def catch_up(self, state: StudyState, everything: bool = False) -> None:
+        """Adds the points of epochs that a crash cut off between their journal line and their event; of all epochs, where
+        the files themselves may have been lost with a machine.
 
         A resumed trial goes on in another file of the same run, and so draws one line.
         """
-        lately = [record for record in state.records if record["event"] == "epoch"][-LATELY:]
+        epochs = [record for record in state.records if record["event"] == "epoch"]
+        lately = epochs if everything else epochs[-LATELY:]
         there = {trial: steps_of(self.folder / "trials" / trial) for trial in {record["trial"] for record in lately}}
         for record in lately:
             first = state.trials[record["trial"]].epochs[record["epoch"]]

@@ -19,6 +19,8 @@ class JournalError(ValueError):
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """The journal's records. A half-written last line is left out with a warning.
 
+    Every driver writes in a generation of its own. What one wrote after a later one had taken over does not count.
+
     Raises: JournalError for a bad line elsewhere, with its number.
     """
     try:
@@ -27,6 +29,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         raise JournalError(f"{path}: must be a study's journal; it cannot be read ({error.strerror})") from None
     torn = lines.pop()  # what stands behind the last newline: empty unless a write was cut short
     records = []
+    newest = 0
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -37,7 +40,10 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}: must be a JSON object with an event, it is {line[:60]!r}. The journal is only "
                 "appended to; restore the line from a copy, or cut the file before it to lose what came after"
             )
-        records.append(record)
+        generation = record.get("generation", newest)
+        if generation >= newest:
+            newest = generation
+            records.append(record)
     if torn:
         warnings.warn(f"{path}: the last line was half-written and is left out: {torn[:60]!r}", stacklevel=2)
     return records

@@ -13,6 +13,7 @@ from results.state import StudyState
 from search.disk import apply_keep, droppable
 from search.journal import Journal
 from search.options import StudyError, check_keep
+from search.storage.store import FolderStore
 
 
 def clean(folder: Path, keep: str, dry_run: bool = False) -> tuple[int, int]:
@@ -21,7 +22,7 @@ def clean(folder: Path, keep: str, dry_run: bool = False) -> tuple[int, int]:
     Raises: JournalError where the folder is no study or a search is running in it.
     """
     plan = read_plan(folder)
-    journal = Journal(folder / JOURNAL_NAME)  # holds the study's lock
+    journal = Journal.hold(folder / JOURNAL_NAME)  # holds the study's lock
     try:
         state = StudyState.of_plan(plan, read_journal(journal.path))
         num_trials = state.session.get("trials", plan["trials"])  # it may have been extended
@@ -30,7 +31,7 @@ def clean(folder: Path, keep: str, dry_run: bool = False) -> tuple[int, int]:
             trials = droppable(state, *rule)
             files = [file for t in trials for file in (folder / "trials" / t.id).glob("*.pt")]
             return len(trials), sum(file.stat().st_size for file in files)
-        return apply_keep(state, folder, *rule, record=journal.append)
+        return apply_keep(state, FolderStore(folder), *rule, record=journal.append)
     finally:
         journal.close()
 

@@ -25,6 +25,9 @@ from search.options import DEFAULT_RUNS_DIR
 from search.plan import Study
 from search.progress import describe_values
 from search.rungs import Scheduler
+from search.storage.copies import best_weights
+from search.storage.data import source_here
+from search.storage.store import get_files
 from search.worker import WorkerError, run_job
 
 SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
@@ -82,6 +85,8 @@ def score_on_test(study: Study, engine: Engine, reason: str, say: Any) -> None:
             say(f"--test: {which} was scored before (trial {done[which]}); the held-out split is touched once")
             continue
         if trial.id not in scored:
+            if study.link:
+                get_files(study.store, [best_weights(t) for t in (trial.id, trial.of) if t], study.folder)
             job = {
                 "folder": str(study.folder),
                 "trial": trial.id,
@@ -113,6 +118,8 @@ def resume_command(study: Study) -> str:
         "--name",
         study.folder.name,
     ]
+    if study.link:
+        words += ["--storage", study.link.rpartition("/")[0]]
     if str(study.folder.parent) != DEFAULT_RUNS_DIR:
         words += ["--runs-dir", str(study.folder.parent)]
     return shlex.join(words)
@@ -238,7 +245,9 @@ def _why(trial: Trial) -> str:
 
 
 def _data_options(study: Study) -> list[str]:
-    return DataSource.from_dict(study.plan["source"]).to_options() + ["--skip-bad"] * study.plan["skip_bad"]
+    return (
+        DataSource.from_dict(source_here(study.plan["source"])).to_options() + ["--skip-bad"] * study.plan["skip_bad"]
+    )
 
 
 def _say(console: Console, line: str) -> None:

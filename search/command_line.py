@@ -26,7 +26,8 @@ def make_parser(module: str, about: str | None, kind: str) -> argparse.ArgumentP
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data",
-        help="folder with train.json, val.json, optional test.json, images/ (default: a simulated LiDAR street)",
+        help="folder with train.json, val.json, optional test.json, images/, or s3://bucket/prefix of one, which every machine "
+        "fetches once (default: a simulated LiDAR street)",
     )
     for split in ("train", "val"):
         data.add_argument(
@@ -88,6 +89,11 @@ def add_study_options(parser: argparse.ArgumentParser, extends: str) -> None:
     output = parser.add_argument_group("study")
     output.add_argument("--name", help="name of the study's folder (default: space and time; with --resume the newest)")
     output.add_argument("--runs-dir", default=DEFAULT_RUNS_DIR, help=f"where studies lie (default: {DEFAULT_RUNS_DIR})")
+    output.add_argument(
+        "--storage",
+        help="where studies live: a folder, on a cluster one that every node mounts, or s3://bucket/prefix, of which --runs-dir "
+        "then holds a copy (default: --runs-dir)",
+    )
     output.add_argument(
         "--keep",
         help="checkpoints of trials that are not training: all, promotable (those that may still go on), top:N or best; "

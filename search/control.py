@@ -1,7 +1,7 @@
 """`python -m search.control RUN stop`, `.. prune TRIAL`, `.. add config.yaml`: asks something of a running study.
 
 The driver takes it up within seconds and journals it: legs stop at their next epoch, a pruned trial goes no further, an added
-config is tried next. Its folder is all that the two share.
+config is tried next. The place where it lives is all that the two share.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 from detector.commands import CommandError, command
 from detector.config import DetectorConfig
 from results.records import JournalError
-from results.state import StudyState, read_live
-from search.options import changes_of_file
+from results.state import StudyState
+from search.options import StudyError, changes_of_file
 from search.requests import post
+from search.storage.copies import look_at
+from search.storage.store import StorageError, open_store
 
 EXIT_REFUSED, EXIT_UNHEARD = 2, 1
 PATIENCE_S = 30.0
@@ -44,11 +46,11 @@ def request_of(options: argparse.Namespace, plan: dict[str, Any], state: StudySt
     return {"ask": "stop"}
 
 
-def answer(folder: Path, request: str, patience: float) -> dict[str, Any] | None:
+def answer(where: str, request: str, patience: float) -> dict[str, Any] | None:
     """The journal's word on a request, waited for; None where none came."""
     until = time.monotonic() + patience
     while True:
-        _, state = read_live(folder)
+        _, state = look_at(where)
         for record in reversed(state.records):
             if record.get("request") == request:
                 return dict(record)
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m search.control", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="study folder, e.g. runs/retinanet-1")
+    parser.add_argument("run", help="study folder, e.g. runs/retinanet-1, or its link, s3://bucket/prefix/NAME")
     parser.add_argument("ask", choices=("stop", "prune", "add"))
     parser.add_argument(
         "what", nargs="?", help="of prune: a trial's id or number; of add: a config file (.yaml, .json)"
@@ -71,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--patience", type=float, default=PATIENCE_S, help=f"seconds to wait for an answer (default: {PATIENCE_S:g})"
     )
     options = parser.parse_args(arguments)
-    with command(JournalError):
-        plan, state = read_live(options.run)
+    with command(JournalError, StudyError, StorageError):
+        plan, state = look_at(options.run)
         if (options.what is None) != (options.ask == "stop"):
             raise CommandError(
                 f"{options.ask}: {'stands alone' if options.ask == 'stop' else 'must be followed by a trial or a config file'}"
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{options.run}: has ended ({state.ended}); nobody is there to be asked. Go on with it by --resume"
             )
         request = request_of(options, plan, state)
-    found = answer(options.run, post(options.run, **request), options.patience)
+        found = answer(options.run, post(open_store(options.run), **request), options.patience)
     if found is None:
         print(
             f"{options.run}: no answer in {options.patience:g} s; it is followed if the study's driver lives or is resumed",

@@ -10,10 +10,12 @@ from typing import Any
 from detector.config import DetectorConfig, check_class_weights
 from detector.data.cache import CachedSplit, cache_home, cached_split, canvas_boxes
 from detector.data.coco import load_dataset
-from detector.data.dataset import DataSource, DetectionDataset, Split
+from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
 from detector.data.lidar import make_dataset_once
 from detector.model.cells import check_anchors
 from search.options import Options
+from search.storage.data import fetched_source
+from search.storage.store import check_link, is_link
 from spaces.distributions import Choice, SpaceError
 from spaces.space import Profile, ResolvedSpace, StreetData
 
@@ -30,7 +32,12 @@ def open_dataset(options: Options, profile: Profile, train_split: str, say: Any)
 
 
 def user_source(options: Options) -> DataSource | None:
-    """The dataset that the user names; None where it is to be the street."""
+    """The dataset that the user names, fetched where it is a link; None where it is to be the street."""
+    if options.data and is_link(options.data):
+        check_link(options.data, "--data")
+        if options.train_annotations or options.val_annotations:
+            raise DataError("give either --data or the four --train-/--val- options, not both")
+        return fetched_source(options.data).with_extended(options.extended_annotations)
     return DataSource.from_options(
         options.data,
         options.train_annotations,

@@ -6,13 +6,13 @@ A trial that goes on without its checkpoint trains from the start; the journal s
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from results.state import ON_RUNGS, StudyState, Trial
 from results.tables import ranking_key
 from search.leg import BEFORE_DECAY, BEST, CHECKPOINT, DETECTIONS
 from search.rungs import Rung, StoppingAsha
+from search.storage.store import Store
 
 TRAINING = (CHECKPOINT, "checkpoint.previous.pt")  # what going on needs
 RESULTS = (BEST, DETECTIONS)  # what showing and testing need
@@ -48,7 +48,7 @@ def may_go_on(state: StudyState, trial: Trial, num_trials: int, eta: int, schedu
 
 
 def apply_keep(
-    state: StudyState, folder: Path, keep: str, num_trials: int, eta: int, scheduler: str, record: Callable[..., Any]
+    state: StudyState, store: Store, keep: str, num_trials: int, eta: int, scheduler: str, record: Callable[..., Any]
 ) -> tuple[int, int]:
     """Drops the checkpoints that the rule does not cover, each after `record` has journaled it: (trials, bytes freed)."""
     base = next(iter(state.trials), "")
@@ -58,22 +58,21 @@ def apply_keep(
         # First the journal: a trial whose files outlive the record trains from the start, the reverse would not know.
         everything = keep != "promotable"
         record("checkpoint_dropped", trial=trial.id, **({"before_decay": True} if everything else {}))
-        freed += _drop(folder / "trials" / trial.id, with_more=everything, with_results=trial.id != base)
+        freed += _drop(store, f"trials/{trial.id}/", with_more=everything, with_results=trial.id != base)
     return len(trials), freed
 
 
-def _drop(folder: Path, with_more: bool, with_results: bool) -> int:
+def _drop(store: Store, trial: str, with_more: bool, with_results: bool) -> int:
     """Deletes a trial's checkpoints; returns their bytes.
 
     `with_more` deletes too what a longer study goes on from and, `with_results`, what shows and tests the trial: the
     base's stay, since others are compared with it.
     """
     names = (*TRAINING, *((BEFORE_DECAY, *(RESULTS if with_results else ())) if with_more else ()))
-    files = [file for name in names if (file := folder / name).is_file()]
-    freed: int = sum(file.stat().st_size for file in files)
-    for file in files:
-        file.unlink()
-    return freed
+    sizes = {name: size for name, size in store.sizes(trial).items() if name.removeprefix(trial) in names}
+    for name in sizes:
+        store.delete(name)
+    return sum(sizes.values())
 
 
 def worst_case_bytes(checkpoint_bytes: int, trials: int, slots: int, keep: str, before_decay: bool = False) -> int:

@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +32,9 @@ class JournalLike(Protocol):
 
     def append(self, event: str, **values: Any) -> dict[str, Any]:
         """Writes one record and returns it."""
+
+    def group(self) -> AbstractContextManager[None]:
+        """Inside, records may be written together at the end, before which nothing is acted on."""
 
 
 class Sampler(Protocol):
@@ -100,7 +104,7 @@ class Engine:
         self.seconds_levels = seconds_levels  # the rungs where the budget is in seconds
         self.running: dict[str, Leg] = {}  # by trial
         self.exhausted = False
-        self.disk_full = False
+        self.storage_trouble = ""  # what is wrong with where the study lives, as a worker found it
         self.asked_to_stop = False
         # Indexes of the state, so that a decision costs the same after ten thousand trials as after ten.
         self.rungs: list[Rung] = []
@@ -155,7 +159,7 @@ class Engine:
     @property
     def stopping(self) -> bool:
         """Whether nothing new may start, and legs end at their next epoch."""
-        return self.out_of_time or self.disk_full or self.asked_to_stop
+        return self.out_of_time or bool(self.storage_trouble) or self.asked_to_stop
 
     def is_withdrawn(self, trial: str) -> bool:
         """Whether a user wants a trial to go no further."""
@@ -364,7 +368,7 @@ class Engine:
     def on_leg_end(self, trial: str, outcome: str, **details: Any) -> None:
         """A leg's end: reached, diverged, out_of_memory, error (of the code), lost (with its worker), interrupted, probed."""
         self.running.pop(trial, None)
-        self.disk_full = self.disk_full or bool(details.get("disk_full"))
+        self.storage_trouble = self.storage_trouble or details.get("storage_trouble", "")
         self.record("leg_ended", trial=trial, outcome=outcome, **details)
         if outcome == "probed":
             levels = epochs_of_seconds(self.seconds_levels, details["seconds_per_epoch"])

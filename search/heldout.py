@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from search.leg import BEST
+from search.storage.data import source_here
 from search.worker import answer
 
 
@@ -23,7 +24,7 @@ def score(job: dict[str, Any]) -> dict[str, float]:
     if state is None:
         raise SystemExit(f"trial {job['trial']} has no {BEST}")
     config = DetectorConfig.from_dict(state["config"])
-    source = DataSource.from_dict(job["source"])
+    source = DataSource.from_dict(source_here(job["source"]))
     data = load_training_data(source, config.image_size_px, job["skip_bad"], config.train_split)
     trainer = Trainer(config, data, state["seed"], job["device"], job["official_eval"])
     trainer.model.load_state_dict(state["model"])

@@ -2,38 +2,76 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import math
 import os
+import socket
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from results.records import JournalError
+from search.storage.lease import Lease
+from search.storage.segments import Segments, read_segments
+from search.storage.store import FolderStore, StorageError, Store
 
 
 class Journal:
-    """Appends records to a file that one driver at a time may hold.
+    """Appends records to a file that one driver at a time may hold; with a lease, in that driver's generation.
 
-    Raises: JournalError where another driver holds it.
+    Raises: JournalError where another driver of this machine holds it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.failure: OSError | None = None
+        self.failure: OSError | JournalError | None = None
+        self.lease: Lease | None = None
+        self._segments: Segments | None = None
+        self._group: list[bytes] | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)  # what could not be written must not be written later
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._file.close()
             raise JournalError(
                 f"{path.parent}: another search is running in this folder; wait for it or stop it"
             ) from None
+        except OSError:
+            pass  # a network's folder without locks: the lease tells drivers apart
         self._drop_torn_line()
+
+    @classmethod
+    def hold(cls, path: Path, store: Store | None = None) -> Journal:
+        """Opens a study's journal as its one driver anywhere: takes the lease, and marks where its generation begins.
+
+        `store`: the object store that the study lives in; its journal is the true one, the file at `path` follows it.
+
+        Raises: JournalError while another driver holds the study; OSError where it cannot be written.
+        """
+        journal = cls(path)
+        try:
+            journal.lease = Lease.take(store or FolderStore(path.parent))
+            if store is not None:
+                history = read_segments(store)
+                journal.replace(history)
+                journal._segments = Segments(store, journal.lease.generation, history)
+            # What an older driver writes from here on is stale: only then is the journal read.
+            journal.append("lease_taken", host=socket.gethostname())
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def replace(self, content: bytes) -> None:
+        """Makes the file a copy of another journal."""
+        self._file.truncate(0)
+        self._write(content)
 
     def _drop_torn_line(self) -> None:
         """Cuts what a killed writer left behind the last newline, so that the next line starts clean."""
@@ -46,45 +84,86 @@ class Journal:
             self._file.truncate(whole)
 
     def append(self, event: str, **values: Any) -> dict[str, Any]:
-        """Writes one record and returns it as it will be read back; on disk when this returns."""
-        line = json.dumps(_finite({"event": event, "time": round(time.time(), 3), **values}), allow_nan=False)
-        try:
-            self._write(line.encode() + b"\n")
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self.failure = error  # Ray Tune wraps what its callbacks raise; the study asks here
-            raise
+        """Writes one record and returns it as it will be read back; safe when this returns, or when its group ends.
+
+        Raises: LeaseLostError once another driver has taken over; OSError where it cannot be written.
+        """
+        told = {"event": event, "time": round(time.time(), 3), **values}
+        if self.lease is not None:
+            told["generation"] = self.lease.generation
+        line = json.dumps(_finite(told), allow_nan=False)
+        if self._group is None:
+            self._put_down(line.encode() + b"\n")
+        else:
+            self._group.append(line.encode() + b"\n")
         record = json.loads(line)
         assert isinstance(record, dict)
         return record
 
-    def _write(self, line: bytes) -> None:
-        """The whole line or, on a full disk, nothing of it."""
+    @contextlib.contextmanager
+    def group(self) -> Iterator[None]:
+        """Inside, records are gathered and written together at its end: nothing may be acted on before."""
+        self._group = []
+        try:
+            yield
+        finally:
+            lines, self._group = self._group, None
+            if lines:
+                self._put_down(b"".join(lines))
+
+    def _put_down(self, lines: bytes) -> None:
+        """Writes whole lines: into the store first, where there is one, then into the file."""
+        try:
+            if self.lease is not None:
+                self.lease.check()
+            if self._segments is not None:
+                self._segments.append(lines)
+            self._write(lines)
+            os.fsync(self._file.fileno())
+        except (OSError, JournalError) as error:
+            self.failure = error  # Ray Tune wraps what its callbacks raise; the study asks here
+            raise
+
+    def _write(self, lines: bytes) -> None:
+        """All of it or, on a full disk, nothing."""
         before = os.fstat(self._file.fileno()).st_size
         written = 0
         try:
-            while written < len(line):
-                written += self._file.write(line[written:])
+            while written < len(lines):
+                written += self._file.write(lines[written:])
         except OSError:
             if written:
                 self._file.truncate(before)
             raise
 
     def close(self) -> None:
-        """Releases the file."""
+        """Releases the lease and the file."""
+        if self.lease is not None:
+            self.lease.release()
         self._file.close()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file so that a crash leaves the old one or the new one, never half."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    FolderStore(path.parent).put(path.name, content)
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk has no room."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+# What may be mended while a study waits, in words that follow its place, and how.
+TROUBLES = {
+    "is full": (errno.ENOSPC, errno.EDQUOT),
+    "is read-only": (errno.EROFS,),
+    "cannot be written to": (errno.EACCES, errno.EPERM),
+    "does not answer": (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+REMEDIES = {"is full": "Make room", "does not answer": "Bring it back"}
+
+
+def storage_trouble(error: BaseException | None) -> str:
+    """What an error says of the place where a study lives ("is full"), "" where it says something else."""
+    if isinstance(error, StorageError):
+        return "does not answer"
+    number = error.errno if isinstance(error, OSError) else None
+    return next((told for told, numbers in TROUBLES.items() if number in numbers), "")
 
 
 def _finite(value: Any) -> Any:

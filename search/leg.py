@@ -21,8 +21,10 @@ from typing import Any
 
 from results.records import PLAN_NAME
 from results.state import metric_of
-from search.journal import is_full, write_atomically
+from search.journal import storage_trouble, write_atomically
 from search.probe import measure_costs, probe_seconds
+from search.storage.data import check_fingerprint, source_here
+from search.storage.trial_files import TrialFiles
 
 CHECKPOINT, BEST, BEFORE_DECAY, DETECTIONS, THREADS, LOG, ERROR = (
     "checkpoint.pt", "best.pt", "before_decay.pt", "detections.json", "threads", "log.txt", "error.txt",
@@ -47,7 +49,8 @@ class LegRunner:
 
     def __init__(self, leg: dict[str, Any], study: dict[str, Any]) -> None:
         self.leg, self.study = leg, study
-        self.folder = Path(study["folder"]) / "trials" / leg["trial"]
+        self.files = TrialFiles(study, leg["trial"])
+        self.folder = self.files.folder
         self.trainer: Any = None
         self.threads = study["threads"]
         self.costs: dict[str, float] = {}
@@ -72,8 +75,10 @@ class LegRunner:
         epochs: list[dict[str, Any]] = []
         try:
             if self.trainer is None:
-                check_shared(Path(self.study["folder"]), self.study.get("cluster", False))
-                self.folder.mkdir(parents=True, exist_ok=True)
+                if self.files.store is None:
+                    check_shared(Path(self.study["folder"]), self.study.get("cluster", False))
+                self.files.begin()
+                self.files.bring(LOG)
                 self.trainer = self._open()
                 if self.leg["probe"]:
                     return self._end([], "probed", seconds_per_epoch=probe_seconds(self.trainer))
@@ -85,10 +90,10 @@ class LegRunner:
         except DivergedError as error:
             return self._end(epochs, "diverged", str(error), step=error.step)
         except Exception as error:
-            if isinstance(error, OSError) and is_full(
-                error
-            ):  # nothing is wrong with the trial: it goes on when there is room
-                return self._end(epochs, "interrupted", "the disk is full", disk_full=True)
+            trouble = storage_trouble(error)
+            if trouble:  # nothing is wrong with the trial: it goes on when there is room
+                reason = f"node {socket.gethostname()}: {error}"
+                return self._end(epochs, "interrupted", reason, storage_trouble=trouble)
             if is_out_of_memory(error, limited=self.study.get("memory_gb") is not None):
                 return self._end(epochs, "out_of_memory", str(error).splitlines()[0] if str(error) else "out of memory")
             return self._error(epochs, error)
@@ -98,11 +103,15 @@ class LegRunner:
     def _error(self, epochs: list[dict[str, Any]], error: Exception) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             (self.folder / ERROR).write_text("".join(traceback.format_exception(error)))
+            self.files.keep(ERROR)
         return self._end(epochs, "error", f"{type(error).__name__}: {error}")
 
     def _end(self, epochs: list[dict[str, Any]], outcome: str, reason: str = "", **details: Any) -> dict[str, Any]:
         if outcome:
             self._log(f"leg {self.leg['number']} ended: {outcome} {reason}".rstrip())
+            with contextlib.suppress(OSError):  # a log is worth no leg
+                self.files.keep(LOG)
+            self.files.end()
         return {"epochs": epochs, "outcome": outcome, "reason": reason, **details}
 
     def _open(self) -> Any:
@@ -113,7 +122,7 @@ class LegRunner:
 
         torch.set_num_threads(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
-        data = open_data(self.study["source"], config.image_size_px, self.study["skip_bad"], config.train_split)
+        data = open_data(self.study, config.image_size_px, config.train_split)
         trainer = make_trainer(
             self.study["trainer"], config, data, self.leg["seed"], self.study["device"], self.study["official_eval"],
             self.leg["micro_batch"],
@@ -129,11 +138,12 @@ class LegRunner:
         """Goes on from the trial's own checkpoint, else from that of the trial it follows, where there is one."""
         from detector.trainer import load_checkpoint
 
-        state = load_checkpoint(self.folder / CHECKPOINT)
+        state = load_checkpoint(self.files.bring(CHECKPOINT) / CHECKPOINT)
         if state is None and self.leg["start_from"]:
-            source = Path(self.study["folder"]) / self.leg["start_from"]
             longer = bool(self.leg["longer_schedule"])
-            state = load_checkpoint(source / (BEFORE_DECAY if longer else CHECKPOINT))
+            name = BEFORE_DECAY if longer else CHECKPOINT
+            source = self.files.bring(name, of=self.leg["start_from"])
+            state = load_checkpoint(source / name)
             if state is not None:
                 trainer.load_state_dict(state, longer)
                 self._log(f"goes on from {source}")
@@ -152,6 +162,7 @@ class LegRunner:
         if self._is_ranked_epoch():
             write_atomically(self.folder / DETECTIONS, json.dumps(self.trainer.detections).encode())
             save_weights(state, self.folder / BEST)
+            self.files.keep(BEST, DETECTIONS)
         save_checkpoint(state, self.folder / CHECKPOINT)
         config = self.leg["config"]
         if (
@@ -159,10 +170,14 @@ class LegRunner:
             and result.epoch == config["schedule_epochs"] - config["final_decay_epochs"]
         ):
             save_checkpoint(state, self.folder / BEFORE_DECAY, keep_previous=False)  # a longer study goes on from here
+            self.files.keep(BEFORE_DECAY)
         self._log(
             f"epoch {result.epoch}: loss {result.train_loss:.4f} mAP {result.metrics['mAP']:.4f} "
             f"AP50 {result.metrics['AP50']:.4f} in {result.seconds:.1f} s"
         )
+        self.files.keep(
+            CHECKPOINT, "config.json", LOG
+        )  # the checkpoint last known is that of an epoch that is reported
         return self._report(result)
 
     def _is_ranked_epoch(self) -> bool:
@@ -238,12 +253,20 @@ def check_shared(folder: Path, on_a_cluster: bool) -> None:
         )
 
 
-def open_data(source: dict[str, Any], canvas: tuple[int, int], skip_bad: bool, train_split: str) -> Any:
-    """The training data on a canvas, opened once per process."""
+def open_data(study: dict[str, Any], canvas: tuple[int, int], train_split: str) -> Any:
+    """The training data on a canvas, opened once per process; brought to this node first where it lies in an object store.
+
+    Raises: DataError where it is not what the study was planned on.
+    """
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
 
+    source = study["source"]
     key = (json.dumps(source, sort_keys=True), (canvas[0], canvas[1]), train_split)
     if key not in _OPEN_DATA:
-        _OPEN_DATA[key] = load_training_data(DataSource.from_dict(source), canvas, skip_bad, train_split)
+        source = DataSource.from_dict(source_here(source))
+        data = load_training_data(source, canvas, study["skip_bad"], train_split)
+        if train_split == "train":
+            check_fingerprint(data.fingerprint, study.get("fingerprint"), source.name)
+        _OPEN_DATA[key] = data
     return _OPEN_DATA[key]

@@ -46,6 +46,7 @@ class Options:
     extended_annotations: str | None = None
     skip_bad: bool = False
     runs_dir: str = DEFAULT_RUNS_DIR
+    storage: str | None = None  # None: the runs_dir; else a folder, or a link to an object store
     name: str | None = None
     resume: bool = False
     profile: str = "auto"

@@ -27,6 +27,7 @@ from search.ablation_plan import settled
 from search.dataset import config_check
 from search.given import Given
 from search.options import Options, StudyError, changes_of_file, check_choices, parse_set_fields
+from search.storage.data import source_here
 from spaces.chain import Reported, ResolvedStep
 from spaces.distributions import as_tuple
 from spaces.space import ResolvedSpace
@@ -175,7 +176,7 @@ def _given(found: Found, start: DetectorConfig) -> Given:
     Raises: DataError, ConfigError where the data is gone or cannot be trained on.
     """
     plan = found.plan
-    source = DataSource.from_dict(plan["source"])
+    source = DataSource.from_dict(source_here(plan["source"]))
     space = ResolvedSpace.from_dict(plan["space"])
     dataset = load_dataset(source, plan["skip_bad"], space.base.train_split)
     space.base, space.notes = start, []

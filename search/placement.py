@@ -74,7 +74,8 @@ class LegSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         assert len(self.engine.running) < self.resources.slots, "asked for a leg while no slot is free"
-        leg = self.engine.next_leg(threads=self.resources.threads)
+        with self.engine.journal.group():
+            leg = self.engine.next_leg(threads=self.resources.threads)
         if leg is None:
             if self.engine.idle:
                 return Searcher.FINISHED
@@ -90,6 +91,8 @@ class LegSearcher(Searcher):
         """Nothing can start before the last running leg ends: it may have every core until then."""
         if len(self.engine.running) != 1 or self.resources.lone_threads == self.resources.threads:
             return
+        if self.study.get("storage"):  # the worker looks into a folder of its node
+            return
         file = Path(self.study["folder"]) / "trials" / next(iter(self.engine.running)) / THREADS
         if not file.is_file():  # Tune asks many times while a leg runs; the worker may be reading
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -97,14 +100,19 @@ class LegSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self.nodes[trial_id] = str(result.get("node", ""))
-        self._take_epochs(self.legs[trial_id], _report_of(result))
+        with self.engine.journal.group():
+            self._take_epochs(self.legs[trial_id], _report_of(result))
         self.on_change()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self.legs.pop(trial_id, None)
         if trial is None:
             return
-        report = _report_of(result)
+        with self.engine.journal.group():
+            self._end_leg(trial_id, trial, _report_of(result), error)
+        self.on_change()
+
+    def _end_leg(self, trial_id: str, trial: str, report: dict[str, Any], error: bool) -> None:
         self._take_epochs(trial, report)
         if report.get("outcome") and not error:
             details = {key: value for key, value in report.items() if key not in ("epochs", "outcome")}
@@ -117,7 +125,6 @@ class LegSearcher(Searcher):
             alive = self._node_alive(trial_id)
             reason = "its worker ended" if alive else "its node died"
             self.engine.on_leg_end(trial, "lost", reason=reason, node_alive=alive)
-        self.on_change()
 
     def _node_alive(self, trial_id: str) -> bool:
         """Whether the node of a leg still lives; of one never heard of, whether all do.
@@ -220,7 +227,9 @@ class Interruption:
             signal.signal(number, handler)
 
 
-def run_legs(engine: Engine, study: dict[str, Any], resources: Resources, on_change: Callable[[], None]) -> bool:
+def run_legs(
+    engine: Engine, study: dict[str, Any], resources: Resources, inbox: Inbox, on_change: Callable[[], None]
+) -> bool:
     """Trains until the engine has nothing left; returns whether it was interrupted (Ctrl-C or SIGTERM).
 
     Ray must be running.
@@ -246,7 +255,7 @@ def run_legs(engine: Engine, study: dict[str, Any], resources: Resources, on_cha
                 verbose=0,
                 stop=stop,
                 failure_config=tune.FailureConfig(max_failures=0),
-                callbacks=[TakesUpRequests(Inbox(engine, Path(study["folder"])))],
+                callbacks=[TakesUpRequests(inbox)],
             ),
         )
         with contextlib.suppress(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from search.path import settle_path
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, plan_resources
 from search.rungs import rung_levels
+from search.storage.store import Store, below, open_store
 from spaces.chain import ResolvedStep
 from spaces.distributions import as_tuple
 from spaces.space import ResolvedSpace
@@ -46,6 +48,12 @@ class Study:
     checkpoint_bytes: int = 0  # of the largest configuration; 0 where it is not known
     ground_truth: dict[str, Any] | None = None  # of the validation split, as COCO; None where the study has it already
     extend_to: int | None = None  # epochs of a rung that this session adds on top
+    link: str = ""  # the object store that it lives in; `folder` is then this machine's copy
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """Where it lives."""
+        return open_store(self.link or self.folder)
 
     @property
     def steps(self) -> list[ResolvedStep]:
@@ -100,10 +108,15 @@ def make_plan(options: Options, say: Any) -> Study:
         raise StudyError(
             f"{folder} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
         )
-    return Study(
+    study = Study(
         folder, plan, resolved, resources, resumed=False, levels=plan["levels"], check=given.check,
-        ground_truth=coco_ground_truth(dataset.val),
+        ground_truth=coco_ground_truth(dataset.val), link=below(options.storage, plan["name"]) if options.storage else "",
     )  # fmt: skip
+    if study.link and study.store.get(PLAN_NAME) is not None:
+        raise StudyError(
+            f"{study.link} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
+        )
+    return study
 
 
 def _settle_search(options: Options, given: Given) -> dict[str, Any]:
@@ -216,8 +229,11 @@ def resources_of(options: Options, trials: int, use_gpu: bool) -> Resources:
 
 
 def write_plan(study: Study) -> None:
-    """study.json, whole or not at all, after what detections are compared with."""
-    study.folder.mkdir(parents=True, exist_ok=True)
+    """study.json, whole or not at all, after what detections are compared with; where the study lives, and in its copy."""
+    files = {PLAN_NAME: json.dumps(study.plan, indent=1)}
     if study.ground_truth is not None:
-        write_atomically(study.folder / GROUND_TRUTH_NAME, (json.dumps(study.ground_truth) + "\n").encode())
-    write_atomically(study.folder / PLAN_NAME, (json.dumps(study.plan, indent=1) + "\n").encode())
+        files = {GROUND_TRUTH_NAME: json.dumps(study.ground_truth), **files}
+    for name, content in files.items():
+        study.store.put(name, f"{content}\n".encode())
+        if study.link:
+            write_atomically(study.folder / name, f"{content}\n".encode())

@@ -1,4 +1,4 @@
-"""What a user asks of a running study: left in its folder by search.control, taken up by the driver, journaled, then done.
+"""What a user asks of a running study: left where it lives by search.control, taken up by the driver, journaled, then done.
 
 A request is a small file `requests/<id>.json`: {"ask": "stop"}, {"ask": "prune", "trial": ..} or {"ask": "add", "values": {..}}.
 """
@@ -10,60 +10,61 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from detector.config import ConfigError
 from search.engine import Engine
-from search.journal import write_atomically
+from search.storage.copies import REQUESTS
+from search.storage.store import FolderStore, StorageError, Store
 from spaces.distributions import as_tuple
 
-FOLDER = "requests"
 LOOK_EVERY_S = 1.0
+LOOK_IN_STORE_EVERY_S = 5.0  # where every look is a request that is billed
 
 
-def post(folder: Path, ask: str, **details: Any) -> str:
+def post(store: Store, ask: str, **details: Any) -> str:
     """Leaves a request for the driver of a study; returns its id."""
     request = f"{time.time_ns()}-{os.getpid()}"
-    (folder / FOLDER).mkdir(exist_ok=True)
-    write_atomically(folder / FOLDER / f"{request}.json", json.dumps({"ask": ask, **details}).encode())
+    store.put(f"{REQUESTS}{request}.json", json.dumps({"ask": ask, **details}).encode())
     return request
 
 
-def drop_old_stops(folder: Path) -> None:
+def drop_old_stops(store: Store) -> None:
     """Takes away requests to stop that nobody was there to follow: a study that is resumed is wanted."""
-    for path, request in _posted(folder):
+    for name, request in _posted(store):
         if request["ask"] == "stop":
-            path.unlink(missing_ok=True)
+            store.delete(name)
 
 
-def _posted(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Requests, first posted first; what is no request is passed over."""
+def _posted(store: Store) -> list[tuple[str, dict[str, Any]]]:
+    """Requests by name, first posted first; what is no request is passed over."""
     found = []
-    for path in sorted((folder / FOLDER).glob("*.json")):
-        with contextlib.suppress(OSError, ValueError):
-            request = json.loads(path.read_bytes())
+    for name in sorted(name for name in store.sizes(REQUESTS) if name.endswith(".json")):
+        with contextlib.suppress(ValueError):
+            request = json.loads(store.get(name) or b"")
             if isinstance(request, dict) and request.get("ask") in ("stop", "prune", "add"):
-                found.append((path, request))
+                found.append((name, request))
     return found
 
 
 class Inbox:
-    """The requests of a study's folder, looked for once a second at most."""
+    """The requests of a study, looked for now and then; a store that does not answer is looked into later."""
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine, self.folder = engine, folder
-        self._looked = -LOOK_EVERY_S
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self.engine, self.store = engine, store
+        self.every_s = LOOK_EVERY_S if isinstance(store, FolderStore) else LOOK_IN_STORE_EVERY_S
+        self._looked = -self.every_s
 
     def take_up(self) -> None:
         """Journals what was asked since the last look, and does it."""
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY_S:
+        if now - self._looked < self.every_s:
             return
         self._looked = now
-        for path, request in _posted(self.folder):
-            obey(self.engine, path.stem, **request)
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(StorageError):
+            for name, request in _posted(self.store):
+                obey(self.engine, name.removeprefix(REQUESTS).removesuffix(".json"), **request)
+                self.store.delete(name)
 
 
 def obey(engine: Engine, request: str, ask: str, **details: Any) -> None:

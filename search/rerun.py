@@ -66,7 +66,7 @@ def _train(
     study = {
         "folder": str(place), "source": plan["source"], "skip_bad": plan["skip_bad"], "metric": plan["metric"],
         "official_eval": plan["official_eval"], "rank_on": plan.get("rank_on", "best"), "trainer": plan.get("trainer", ""),
-        "threads": trial.epochs[1].get("threads", 1), "device": device,
+        "threads": trial.epochs[1].get("threads", 1), "device": device, "fingerprint": plan.get("dataset", {}).get("fingerprint"),
     }  # fmt: skip
     leg = {
         "trial": trial.id, "number": 1, "config": config.to_dict(), "seed": trial.seed, "to_epoch": last, "start_from": "",

@@ -12,8 +12,12 @@ from detector.data.dataset import DataSource, DetectionDataset
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
 from search.ablation_plan import wants_extended
 from search.dataset import config_check, decode_canvases, describe_dataset
+from search.journal import Journal
 from search.options import Options, StudyError, check_choices, parse_set_fields
 from search.plan import Study, resources_of
+from search.storage.copies import bring_home, studies_in, study_store
+from search.storage.data import source_here
+from search.storage.store import below, is_link, open_store
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
 from spaces.space import ResolvedSpace, resolve
@@ -36,7 +40,7 @@ EXTENDS = (
     "memory_per_trial",
 )  # stand in the journal then
 EDITED = ("fields", "constraints")  # of the space, by --space-edit
-MAY_CHANGE = (*EXTENDS, "runs_dir", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "test", "dry_run",
+MAY_CHANGE = (*EXTENDS, "runs_dir", "storage", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "test", "dry_run",
               "epochs", "space_edit")  # fmt: skip
 
 
@@ -63,7 +67,7 @@ def resume_plan(options: Options, say: Any) -> Study:
     Raises: StudyError where there is no such study, its data changed, or something else was asked to change.
     """
     check_choices(options)
-    folder = find_study(options)
+    link, folder = find_study_in_store(options) if options.storage else ("", find_study(options))
     plan = read_plan(folder)
     default = Options(kind=options.kind)
     if _kind(plan) != options.kind:
@@ -77,7 +81,7 @@ def resume_plan(options: Options, say: Any) -> Study:
     ]  # fmt: skip
     if changed:
         raise StudyError(_refusal(folder, plan, options, changed))
-    source = DataSource.from_dict(plan["source"])
+    source = DataSource.from_dict(source_here(plan["source"]))
     space = ResolvedSpace.from_dict(plan["space"])
     dataset = load_dataset(source, plan["skip_bad"], space.base.train_split)
     # study.json is never rewritten: what an earlier session extended stands in the journal.
@@ -110,7 +114,7 @@ def resume_plan(options: Options, say: Any) -> Study:
             f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
         )
     resources = resources_of(options, trials, plan["profile"] == "gpu")
-    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to)
+    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to, link=link)
 
 
 KINDS = {
@@ -172,6 +176,8 @@ def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) 
         return bool(asked.split(",") == plan.get("objectives"))
     if name in plan and name != "space":
         return bool(plan[name] == asked)
+    if name == "data" and is_link(asked):
+        return bool(plan["source"].get("link") == asked)
     if name == "data":
         return bool(str(Path(asked).resolve() / "train.json") == plan["source"]["train"][0])
     if name == "set_fields":
@@ -193,6 +199,30 @@ def _refusal(folder: Path, plan: dict[str, Any], options: Options, changed: list
     return "\n".join(
         [*lines, f"Leave it out, or start a new study; --reuse {folder} then trains nothing twice that both know"]
     )
+
+
+def find_study_in_store(options: Options) -> tuple[str, Path]:
+    """(link, this machine's copy) of the study that --resume means, the copy brought up to date: --name, or the only one.
+
+    Raises: StudyError where there is none or several; JournalError while a search on this machine is running in the copy.
+    """
+    assert options.storage is not None
+    name = options.name
+    if name is None:
+        there = studies_in(open_store(options.storage))
+        if len(there) != 1:
+            raise StudyError(
+                f"--resume: name one of the {len(there)} studies in {options.storage} with --name: {', '.join(there) or 'none'}"
+            )
+        name = there[0]
+    link, folder = below(options.storage, name), Path(options.runs_dir) / name
+    try:
+        store = study_store(link)
+    except JournalError as error:
+        raise StudyError(f"--resume: {error}") from None
+    Journal(folder / JOURNAL_NAME).close()  # refuses a copy that a search on this machine is writing
+    bring_home(store, folder)
+    return link, folder
 
 
 def find_study(options: Options) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,9 @@ class MemoryJournal:
 
     def append(self, event: str, **values: Any) -> dict[str, Any]:
         return {"event": event, "time": self.now, **values}
+
+    def group(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class PoolSampler:

@@ -1,6 +1,6 @@
 """`python -m search.status RUN`: how a study stands, while it runs and afterwards: trials, best so far, failures, time to go.
 
-Reads the study's folder alone, and may be asked from any machine that sees it.
+Reads what the study has left where it lives, and may be asked from any machine that sees that.
 """
 
 from __future__ import annotations
@@ -16,28 +16,31 @@ from typing import Any
 
 from detector.commands import command
 from results.records import JournalError
-from results.state import StudyState, Trial, read_live
+from results.state import StudyState, Trial
 from results.tables import differences, ranking_key
 from search.forecast import simulate
+from search.options import StudyError
 from search.progress import describe_values, seconds_to_go
 from search.rungs import make_scheduler
+from search.storage.copies import look_at
+from search.storage.store import StorageError
 
 SHOWN = 24  # trials in the terminal; --json has all
 FAILURES = ("failed", "diverged", "infeasible")
 
 
-def status(folder: Path, now: float | None = None) -> dict[str, Any]:
+def status(where: str | Path, now: float | None = None) -> dict[str, Any]:
     """A study in plain values: state of every trial, best so far, failures, seconds to go (None where nobody can tell).
 
-    Raises: JournalError where the folder is no study.
+    Raises: StudyError, JournalError where it is no study; StorageError where it cannot be read.
     """
-    plan, state = read_live(folder)
+    plan, state = look_at(where)
     now = time.time() if now is None else now
     trials = list(state.trials.values())
     best = state.best_trial()
     return {
         "name": plan["name"],
-        "folder": str(folder),
+        "folder": str(where),
         "kind": plan.get("kind", "search"),
         "ended": state.ended,
         "seconds_since_last_word": round(now - state.records[-1]["time"], 1) if state.records else None,
@@ -140,10 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m search.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="study folder, e.g. runs/retinanet-1")
+    parser.add_argument("run", help="study folder, e.g. runs/retinanet-1, or its link, s3://bucket/prefix/NAME")
     parser.add_argument("--json", action="store_true", help="one JSON object (default: for the terminal)")
     options = parser.parse_args(arguments)
-    with command(JournalError):
+    with command(JournalError, StudyError, StorageError):
         told = status(options.run)
     if options.json:
         print(json.dumps(told))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import shutil
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from results.events import StudyEvents
 from results.pareto import MINIMISED
-from results.records import JOURNAL_NAME, PLAN_NAME, read_journal
+from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal
 from results.report import write_results
 from results.state import StudyState
 from results.tensorboard import write_end_of_study
@@ -29,19 +28,21 @@ from search.announce import print_forecast, print_plan
 from search.disk import apply_keep
 from search.engine import Engine, Limits
 from search.forecast import Forecast, simulate
-from search.journal import Journal, is_full
+from search.journal import REMEDIES, Journal, storage_trouble
 from search.known import KnownElsewhere
-from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError
+from search.options import AUTO, DEFAULT_MAX_FAILURES, DEFAULT_RUNS_DIR, Options, StudyError
 from search.optuna_export import write_optuna_database
 from search.plan import Study, make_plan, resources_of, write_plan
 from search.progress import Progress
-from search.requests import drop_old_stops
+from search.requests import Inbox, drop_old_stops
 from search.resources import joins_cluster, start_ray
 from search.resume import EDITED, EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
 from search.sizes import Sizer, gpu_fraction
 from search.steps import profile_steps
+from search.storage.copies import bring_home, leave_results
+from search.storage.store import check_link, is_link
 from search.trainers import trainer_class
 from search.visibility import check_nodes
 from spaces.distributions import as_tuple
@@ -67,6 +68,7 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     # Tables in a file or a pipe need not fit a terminal that is not there.
     console = console or Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)
     started = time.time()
+    options = settle_storage(options)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -92,9 +94,26 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
             write_plan(study)
         except OSError as error:
             raise StudyError(
-                f"{study.folder}: must be a folder that can be written to; it said: {error.strerror}"
+                f"{study.link or study.folder}: must be a place that can be written to; it said: {error.strerror or error}"
             ) from None
     return _search(study, scheduler, expected, options, started, console, say)
+
+
+def settle_storage(options: Options) -> Options:
+    """A --storage that is a folder is where runs lie; a link stays what it is.
+
+    Raises: StudyError for a link that cannot be, or two places.
+    """
+    if options.storage is None:
+        return options
+    if is_link(options.storage):
+        check_link(options.storage, "--storage")
+        return options
+    if options.runs_dir not in (DEFAULT_RUNS_DIR, options.storage):
+        raise StudyError(
+            f"--storage {options.storage} and --runs-dir {options.runs_dir}: one folder holds the studies; give one of them"
+        )
+    return replace(options, runs_dir=options.storage, storage=None)
 
 
 def check_parts(study: Study, say: Any) -> None:
@@ -131,7 +150,7 @@ def _search(
     study: Study, scheduler: Scheduler, expected: Forecast, options: Options, started: float, console: Console, say: Any
 ) -> StudyResult:
     plan, resources = study.plan, study.resources
-    journal = Journal(study.folder / JOURNAL_NAME)
+    journal = hold_journal(study)
     state = StudyState.of_plan(plan, read_journal(journal.path))
     engine = engine_of(study, state, journal, scheduler)
     try:
@@ -139,12 +158,12 @@ def _search(
             "session_started", started=started, resumed=study.resumed, slots=resources.slots, threads=resources.threads,
             device=resources.device, **{name: plan[name] for name in (*EXTENDS, *EDITED) if name in plan},
         )  # fmt: skip
-        drop_old_stops(study.folder)
+        drop_old_stops(study.store)
         if study.extend_to:
             engine.extend(study.extend_to)
         interrupted = _run_legs(study, engine, expected, console)
-        if engine.disk_full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if engine.storage_trouble:
+            return _paused(study, engine.storage_trouble, say)
         if study.steps and not interrupted:
             profile_steps(study, engine, say)
         reason = closing.end(engine, scheduler, interrupted)
@@ -152,27 +171,46 @@ def _search(
             closing.score_on_test(study, engine, reason, say)
     except Exception as error:
         cause = journal.failure or error
-        if not is_full(cause):
+        if isinstance(cause, JournalError):
+            raise cause from None
+        if not storage_trouble(cause):
             raise
-        return _paused(study, say)
+        return _paused(study, storage_trouble(cause), say)
     finally:
         journal.close()
     try:
         return _close(study, state, reason, interrupted, console)
     except OSError as error:
-        if not is_full(error):
+        if not storage_trouble(error):
             raise
-        return _paused(study, say)
+        return _paused(study, storage_trouble(error), say)
 
 
-def _paused(study: Study, say: Any) -> StudyResult:
-    say(f"the disk of {study.folder} is full: the study is paused. Make room, then: {closing.resume_command(study)}")
+def hold_journal(study: Study) -> Journal:
+    """The study's journal, held against other drivers.
+
+    Raises: StudyError where the place cannot be written.
+    """
+    try:
+        return Journal.hold(study.folder / JOURNAL_NAME, study.store if study.link else None)
+    except OSError as error:
+        raise StudyError(
+            f"{study.link or study.folder}: must be a place that can be written to; it said: {error}"
+        ) from None
+
+
+def _paused(study: Study, trouble: str, say: Any) -> StudyResult:
+    place = study.link or ("the disk of " * (trouble == "is full") + str(study.folder))
+    remedy = REMEDIES.get(trouble, "Make it writable")
+    say(f"{place} {trouble}: the study is paused. {remedy}, then: {closing.resume_command(study)}")
     return StudyResult(study.folder, {}, EXIT_PAUSED)
 
 
 def _close(study: Study, state: StudyState, reason: str, interrupted: bool, console: Console) -> StudyResult:
     """Writes what the study comes to, and tells it."""
     plan = study.plan
+    if study.link:
+        bring_home(study.store, study.folder)
     found = write_results(study.folder)
     write_end_of_study(study.folder)
     if not study.steps:
@@ -180,6 +218,8 @@ def _close(study: Study, state: StudyState, reason: str, interrupted: bool, cons
             write_optuna_database(
                 study.folder, plan["name"], state, study.space, plan.get("objectives", [plan["metric"]])
             )
+    if study.link:
+        leave_results(study.store, study.folder)
     told = found.summary
     closing.print_closing(study, state, found, reason, console)
     if interrupted:
@@ -216,10 +256,12 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
     from search.placement import run_legs
 
     if joins_cluster():
-        check_nodes(ray, study.folder.resolve(), study.plan["source"])
+        check_nodes(ray, study.link or str(study.folder.resolve()), study.plan["source"])
 
     context = {
         "folder": str(study.folder.resolve()),
+        "storage": study.link,
+        "fingerprint": study.plan["dataset"]["fingerprint"],
         "cluster": joins_cluster(),
         "source": study.plan["source"],
         "skip_bad": study.plan["skip_bad"],
@@ -233,7 +275,7 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         "device": study.resources.torch_device,
     }
     events, keep = StudyEvents(study.folder), study.plan.get("keep", "all")
-    events.catch_up(engine.state)
+    events.catch_up(engine.state, everything=bool(study.link))
     written = len(engine.state.records)
     try:
         with Progress(engine.state, expected.epochs, study.resources.slots, console) as progress:
@@ -243,14 +285,13 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
                 for record in engine.state.records[written:]:
                     if record["event"] == "epoch":
                         events.add_epoch(record)
-                events.flush()
                 written = len(engine.state.records)
                 if keep != "all":
                     rule = (keep, engine.limits.trials, study.plan["eta"], study.plan["scheduler"])
-                    apply_keep(engine.state, study.folder, *rule, record=engine.record)
+                    apply_keep(engine.state, study.store, *rule, record=engine.record)
                 progress.refresh()
 
-            return run_legs(engine, context, study.resources, on_change)
+            return run_legs(engine, context, study.resources, Inbox(engine, study.store), on_change)
     finally:
         events.close()
         ray.shutdown()

@@ -10,24 +10,26 @@ from typing import Any
 
 from results.records import PLAN_NAME
 from search.options import StudyError
+from search.storage.store import StorageError, is_link, open_store
 
-LONGEST_WAIT_S = 120
+LONGEST_WAIT_S = 180
 
 
-def check_nodes(ray: Any, folder: Path, source: dict[str, Any]) -> None:
-    """Looks from every node at the study's folder, which it must share with this one, and at the data.
+def check_nodes(ray: Any, where: str, source: dict[str, Any]) -> None:
+    """Looks from every node at the place where the study lives, which it must share with this one, and at the data.
 
-    Raises: StudyError naming host and path where one does not see it, or cannot write there.
+    Raises: StudyError naming host and place where one does not see it, or cannot write there.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    digest = hashlib.sha256((folder / PLAN_NAME).read_bytes()).hexdigest()
+    store = open_store(where)
+    digest = hashlib.sha256(store.get(PLAN_NAME) or b"").hexdigest()
     needed = [str(path) for split in ("train", "val", "extended") for path in source.get(split) or ()]
     look = ray.remote(num_cpus=0, max_retries=0)(look_around)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            str(folder), digest, needed, f".seen-{uuid.uuid4().hex}"
+            where, digest, [source["link"]] if source.get("link") else needed, f".seen-{uuid.uuid4().hex}"
         )
         for node in nodes
     ]
@@ -36,29 +38,45 @@ def check_nodes(ray: Any, folder: Path, source: dict[str, Any]) -> None:
         place = f"{host} ({node['NodeManagerAddress']})"
         if problem:
             raise StudyError(f"node {place}: {problem}")
-        if not (folder / mark).is_file():
-            raise StudyError(f"node {place}: {folder} is there, but another folder than here. {REMEDY}")
-        (folder / mark).unlink()
+        if store.get(mark) is None:
+            raise StudyError(f"node {place}: {where} is there, but another folder than here. {REMEDY}")
+        store.delete(mark)
 
 
-REMEDY = "Give --runs-dir, and --data, a folder that every node mounts at the same path"
+REMEDY = (
+    "Give --storage, and --data, a folder that every node mounts at the same path, or a link that every node may use"
+)
 
 
-def look_around(folder: str, digest: str, needed: list[str], mark: str) -> tuple[str, str, str]:
-    """(host, what is wrong seen from it or "", the name of the file that it left in the study's folder)."""
-    host = socket.gethostname()
-    plan = Path(folder) / PLAN_NAME
+def look_around(where: str, digest: str, needed: list[str], mark: str) -> tuple[str, str, str]:
+    """(host, what is wrong seen from it or "", the name of the file that it left in the study)."""
+    host, plan = socket.gethostname(), f"{where}/{PLAN_NAME}"
+    store = open_store(where)
     try:
-        if hashlib.sha256(plan.read_bytes()).hexdigest() != digest:
-            return host, f"{plan} is another study than here. {REMEDY}", mark
+        content = store.get(PLAN_NAME)
     except OSError as error:
-        return host, f"does not see {plan} ({error.strerror}). {REMEDY}", mark
-    try:
-        (Path(folder) / mark).touch()
-    except OSError as error:
-        return host, f"cannot write into {folder} ({error.strerror}). {REMEDY}", mark
+        return host, f"does not see {plan} ({_reason(error)}). {REMEDY}", mark
+    if content is None:
+        return host, f"does not see {plan} (there is no such file). {REMEDY}", mark
+    if hashlib.sha256(content).hexdigest() != digest:
+        return host, f"{plan} is another study than here. {REMEDY}", mark
     for path in needed:
-        if not Path(path).exists():
-            (Path(folder) / mark).unlink(missing_ok=True)
+        if not _is_seen(path):
             return host, f"does not see {path}. {REMEDY}", mark
+    try:
+        store.put(mark, b"")
+    except OSError as error:
+        return host, f"cannot write into {where} ({_reason(error)}). {REMEDY}", mark
     return host, "", mark
+
+
+def _is_seen(path: str) -> bool:
+    """Whether a file is there, or a link leads to files."""
+    try:
+        return bool(open_store(path).sizes()) if is_link(path) else Path(path).exists()
+    except StorageError:
+        return False
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

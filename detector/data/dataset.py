@@ -116,6 +116,7 @@ class DataSource:
     test: tuple[Path, Path] | None = None
     name: str = ""
     extended: tuple[Path, Path] | None = None  # more training images, for configs whose train_split is extended
+    link: str = ""  # the place that the files were fetched from, where another machine can fetch them too
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with absolute paths, for study.json and workers."""
@@ -123,7 +124,7 @@ class DataSource:
         for split in SPLITS:
             pair = getattr(self, split)
             plain[split] = [str(path.resolve()) for path in pair] if pair else None
-        return plain
+        return {**plain, "link": self.link} if self.link else plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> DataSource:
@@ -131,7 +132,7 @@ class DataSource:
         pairs = {s: (Path(plain[s][0]), Path(plain[s][1])) if plain.get(s) else None for s in SPLITS}
         assert pairs["train"] is not None
         assert pairs["val"] is not None
-        return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"], pairs["extended"])
+        return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"], pairs["extended"], plain.get("link", ""))
 
     @classmethod
     def from_options(

@@ -181,7 +181,7 @@ def test_a_point_that_a_crash_cut_off_is_added_on_resume(study: Path) -> None:
             )
     twice = StudyEvents(study)
     twice.catch_up(state)
-    assert twice._writers == {}, "what is there is not drawn again"
+    assert twice._files == {}, "what is there is not drawn again"
 
 
 def test_another_trials_seconds_are_not_this_ones(study: Path) -> None:

@@ -18,7 +18,7 @@ from search.journal import Journal
 from search.options import Options
 from search.plan import Study, make_plan
 from search.rungs import make_scheduler, rung_levels
-from search.study import engine_of
+from search.study import engine_of, hold_journal
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
 from spaces.space import ResolvedSpace, resolve
@@ -157,7 +157,7 @@ def planned(tmp_path: Path, folder: Path, /, **options: Any) -> Study:
 def train_all(study: Study, legs: int | None = None) -> None:
     """Trains a planned study's legs without Ray, one after another: all of them, or so many and then one that stays open."""
     scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
-    journal = Journal(study.folder / "journal.jsonl")
+    journal = hold_journal(study) if study.link else Journal(study.folder / "journal.jsonl")
     engine = engine_of(study, StudyState.of_plan(study.plan), journal, scheduler)
     engine.record(
         "session_started", started=0.0, resumed=False, slots=1, threads=1, device="CPU", trials=study.plan["trials"]

@@ -10,6 +10,7 @@ from results.state import StudyState
 from search.clean import main
 from search.disk import apply_keep, droppable, may_go_on, worst_case_bytes
 from search.engine import Engine, Limits
+from search.storage.store import FolderStore
 from tests.search.builders import hash_score, make_engine, train_leg
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -68,7 +69,7 @@ def test_a_dropped_trial_that_is_promoted_trains_from_the_start_and_the_journal_
     engine = make_engine(tmp_path, trials=9)
     run_some(engine, 3)  # three at the first rung: their best goes on next
     put_checkpoints(tmp_path, engine.state)
-    _, freed = apply_keep(engine.state, tmp_path, "best", 9, 3, "asha", engine.record)
+    _, freed = apply_keep(engine.state, FolderStore(tmp_path), "best", 9, 3, "asha", engine.record)
     kept = [trial.id for trial in engine.state.trials.values() if not trial.checkpoint_dropped]
     assert len(kept) == 1
     assert freed == 2 * 2 * 100 + 1 * 2 * 100 or freed > 0

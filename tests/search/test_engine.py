@@ -300,7 +300,7 @@ class TestFailures:
     def test_a_full_disk_starts_nothing_and_ends_no_trial(self, tmp_path: Path) -> None:
         engine = make_engine(tmp_path, trials=4)
         trial = next_leg(engine).trial
-        engine.on_leg_end(trial, "interrupted", reason="the disk is full", disk_full=True)
+        engine.on_leg_end(trial, "interrupted", reason="the disk is full", storage_trouble="is full")
         assert engine.next_leg() is None
         assert engine.state.final_state(engine.state.trials[trial]) == "stopped"
         engine.journal.close()

@@ -72,7 +72,7 @@ def test_a_full_disk_interrupts_the_leg_and_the_same_leg_goes_on_with_room(study
     folder.mkdir(parents=True)
     (folder / file).symlink_to("/dev/full")
     report = LegRunner(leg(1), study).step()
-    assert (report["outcome"], report["disk_full"]) == ("interrupted", True)
+    assert (report["outcome"], report["storage_trouble"]) == ("interrupted", "is full")
     assert not (folder / ERROR).exists()
     (folder / file).unlink()
     assert LegRunner(leg(1), study).step()["outcome"] == "reached"

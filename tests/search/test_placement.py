@@ -13,6 +13,7 @@ import pytest
 from search.engine import Leg
 from search.leg import THREADS
 from search.resources import Resources
+from search.simulation import MemoryJournal
 
 TWO_SLOTS = Resources(slots=2, cpus_per_trial=1, gpus_per_trial=0, threads=1, lone_threads=2, device="CPU")
 
@@ -25,6 +26,7 @@ class EngineOfOneLeg:
         self.ended: list[tuple[str, str]] = []
         self.waiting = [Leg("lone", 1, {}, 0, 4)]
         self.withdrawn: set[str] = set()
+        self.journal = MemoryJournal()
 
     @property
     def idle(self) -> bool:

@@ -10,7 +10,9 @@ import pytest
 from results.records import read_journal
 from results.state import StudyState
 from search.engine import Engine
-from search.requests import FOLDER, Inbox, drop_old_stops, obey, post
+from search.requests import Inbox, drop_old_stops, obey, post
+from search.storage.copies import REQUESTS
+from search.storage.store import FolderStore
 from tests.search.builders import hash_score, make_engine, train_leg
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -155,39 +157,39 @@ class TestInbox:
         engine = make_engine(tmp_path)
         leg = engine.next_leg()
         assert leg is not None
-        ids = [post(tmp_path, "add", values={"lr": 0.002 + n / 1000}) for n in range(3)] + [
-            post(tmp_path, "prune", trial=leg.trial)
+        ids = [post(FolderStore(tmp_path), "add", values={"lr": 0.002 + n / 1000}) for n in range(3)] + [
+            post(FolderStore(tmp_path), "prune", trial=leg.trial)
         ]
-        Inbox(engine, tmp_path).take_up()
+        Inbox(engine, FolderStore(tmp_path)).take_up()
         assert [r["request"] for r in engine.state.records if r["event"] == "asked"] == ids
-        assert not list((tmp_path / FOLDER).iterdir())
+        assert not list((tmp_path / REQUESTS).iterdir())
 
     def test_one_that_a_crash_left_lying_after_its_answer_is_not_followed_again(self, tmp_path: Path) -> None:
         engine = make_engine(tmp_path)
         engine.next_leg()
-        request = post(tmp_path, "add", values={"lr": 0.0042})
-        content = (tmp_path / FOLDER / f"{request}.json").read_bytes()
-        Inbox(engine, tmp_path).take_up()
-        (tmp_path / FOLDER / f"{request}.json").write_bytes(content)
+        request = post(FolderStore(tmp_path), "add", values={"lr": 0.0042})
+        content = (tmp_path / REQUESTS / f"{request}.json").read_bytes()
+        Inbox(engine, FolderStore(tmp_path)).take_up()
+        (tmp_path / REQUESTS / f"{request}.json").write_bytes(content)
         again = again_after(engine, tmp_path)
-        Inbox(again, tmp_path).take_up()
+        Inbox(again, FolderStore(tmp_path)).take_up()
         assert len(again.state.added) == 1
 
     def test_what_is_no_request_is_passed_over(self, tmp_path: Path) -> None:
         engine = make_engine(tmp_path)
-        (tmp_path / FOLDER).mkdir()
+        (tmp_path / REQUESTS).mkdir()
         for name, content in (
             ("a.json", "{"),
             ("b.json", "[]"),
             ("c.json", '{"ask": "dance"}'),
             ("d.txt", '{"ask": "stop"}'),
         ):
-            (tmp_path / FOLDER / name).write_text(content)
-        Inbox(engine, tmp_path).take_up()
+            (tmp_path / REQUESTS / name).write_text(content)
+        Inbox(engine, FolderStore(tmp_path)).take_up()
         assert engine.state.records == []
 
     def test_a_stop_that_nobody_followed_does_not_stop_who_resumes(self, tmp_path: Path) -> None:
-        post(tmp_path, "stop")
-        kept = post(tmp_path, "add", values={"lr": 0.0042})
-        drop_old_stops(tmp_path)
-        assert [path.stem for path in (tmp_path / FOLDER).iterdir()] == [kept]
+        post(FolderStore(tmp_path), "stop")
+        kept = post(FolderStore(tmp_path), "add", values={"lr": 0.0042})
+        drop_old_stops(FolderStore(tmp_path))
+        assert [path.stem for path in (tmp_path / REQUESTS).iterdir()] == [kept]

@@ -30,7 +30,7 @@ def test_a_node_that_sees_everything_leaves_its_mark(folder: Path) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     _, problem, _ = look_around(str(tmp_path / "gone"), "", [], ".seen")
-    assert problem.startswith(f"does not see {tmp_path / 'gone' / 'study.json'} (No such file or directory)")
+    assert problem.startswith(f"does not see {tmp_path / 'gone' / 'study.json'} (there is no such file)")
     assert "mounts at the same path" in problem
 
 

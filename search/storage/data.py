@@ -1,0 +1,64 @@
+"""A node's own copy of a dataset that lies in an object store, fetched once and shared by all trials on the node."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from detector.data.cache import cache_home, exclusive_lock
+from detector.data.dataset import DataError, DataSource
+from search.storage.store import StorageError, get_files, open_store, remove_folder
+
+NEEDED = ("train.json", "val.json")
+
+
+def fetch_data(link: str) -> Path:
+    """The folder that holds this machine's copy of a dataset; one process fetches, others wait.
+
+    The copy is known by the names and sizes that the store lists: data that changed there is fetched anew.
+
+    Raises: DataError where the link holds no dataset or cannot be read.
+    """
+    store = open_store(link)
+    try:
+        listed = store.sizes()
+        missing = [name for name in NEEDED if name not in listed]
+        if missing:
+            raise DataError(
+                f"--data {link}: must hold train.json, val.json and images/; missing: {', '.join(missing)} (found {len(listed)} objects)"
+            )
+        digest = hashlib.sha256(json.dumps([link, sorted(listed.items())]).encode()).hexdigest()[:16]
+        folder = cache_home() / "fetched" / digest / link.rstrip("/").rpartition("/")[2]
+        with exclusive_lock(folder.parent.with_suffix(".lock")):
+            if not folder.is_dir():
+                unfinished = folder.with_name(f"{folder.name}.unfinished")
+                remove_folder(unfinished)
+                get_files(store, listed, unfinished)
+                unfinished.rename(folder)
+    except StorageError as error:
+        raise DataError(f"--data: {error}") from None
+    return folder
+
+
+def fetched_source(link: str) -> DataSource:
+    """The dataset of a link, in this machine's copy; what it is fetched from is remembered."""
+    source = DataSource.from_folder(fetch_data(link))
+    source.link = link
+    return source
+
+
+def source_here(source: dict[str, Any]) -> dict[str, Any]:
+    """A study's source as it lies on this machine: fetched where it came from an object store, else as it is."""
+    return fetched_source(source["link"]).to_dict() if source.get("link") else source
+
+
+def check_fingerprint(found: str, planned: str | None, name: str) -> None:
+    """Raises: DataError where a node's data is not what the study was planned on."""
+    if planned and not planned.startswith(found):
+        raise DataError(
+            f"node {socket.gethostname()}: {name} has fingerprint {found} here, the study was planned on {planned}: scores would "
+            "not compare. Give this node the same files, or clear its cache"
+        )

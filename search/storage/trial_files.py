@@ -1,0 +1,52 @@
+"""A trial's files where its leg trains: in the study's folder, or in one of this node beside an object store."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from search.storage.store import Store, get_files, open_store, put_files, remove_folder
+
+
+class TrialFiles:
+    """A folder to work in; with a store, what is needed is brought there first and what was made is kept in the store."""
+
+    def __init__(self, study: dict[str, Any], trial: str) -> None:
+        self.trial = trial
+        self.store: Store | None = open_store(study["storage"]) if study.get("storage") else None
+        self.study = scratch_of(study["folder"]) if self.store else Path(study["folder"])
+
+    @property
+    def folder(self) -> Path:
+        """Where the trial's files are read and written."""
+        return self.study / "trials" / self.trial
+
+    def begin(self) -> None:
+        """Makes the folder; what a leg that died here left in it is not the trial's newest."""
+        if self.store is not None:
+            remove_folder(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def bring(self, *names: str, of: str = "") -> Path:
+        """Fetches the newest of some files, of another of the study's trials where `of` names its folder; returns the folder."""
+        place = of or f"trials/{self.trial}"
+        if self.store is not None and not Path(place).is_absolute():
+            get_files(self.store, [f"{place}/{name}" for name in names], self.study)
+        return self.study / place
+
+    def keep(self, *names: str) -> None:
+        """Makes files survive this node, those of them that there are."""
+        if self.store is not None:
+            there = [name for name in names if (self.folder / name).is_file()]
+            put_files(self.store, [f"trials/{self.trial}/{name}" for name in there], self.study)
+
+    def end(self) -> None:
+        """Frees this node's disk of what the store has."""
+        if self.store is not None:
+            remove_folder(self.folder)
+
+
+def scratch_of(folder: str) -> Path:
+    """Where a node keeps the files of a study's trials while they train, by the study's folder on its driver."""
+    return Path(tempfile.gettempdir()) / "detector-search" / Path(folder).name
