@@ -258,30 +258,37 @@ def cost_view(evidence: Evidence) -> View:
     ablated = "steps" in evidence.plan
     for row in configurations(state)[: None if ablated else TOP]:
         trials = [t for t in state.trials.values() if t.config_hash == row["config"] and t.epochs]
-        seconds = [record["seconds"] for t in trials for record in t.epochs.values() if not record.get("taken_over")]
+        trained: dict[str, list[float]] = {}  # seconds of its epochs by device
+        for record in (record for t in trials for record in t.epochs.values() if not record.get("taken_over")):
+            trained.setdefault(record.get("device", ""), []).append(record["seconds"])
         if not trials:
             continue
         own = state.trials[row["trial"]]
         costs = {name: own.score(name, own.last_epoch) if own.epochs else math.nan for name in measured}
-        rows.append(
-            {
-                "config": trials[0].step or row["config"],
-                state.metric: row[f"{state.metric}_mean"],
-                "seconds_per_epoch": statistics.median(seconds) if seconds else math.nan,
-                "epochs": sum(len(t.epochs) for t in trials),
-                "minutes": sum(seconds) / 60,
-                **costs,
-            }
-        )
+        for device, seconds in sorted(trained.items()) or [("", [])]:
+            rows.append(
+                {
+                    "config": trials[0].step or row["config"],
+                    state.metric: row[f"{state.metric}_mean"],
+                    "device": device,
+                    "seconds_per_epoch": statistics.median(seconds) if seconds else math.nan,
+                    "epochs": len(seconds) if len(trained) > 1 else sum(len(t.epochs) for t in trials),
+                    "minutes": sum(seconds) / 60,
+                    **costs,
+                }
+            )
+    devices = sorted({row["device"] for row in rows} - {""})
     columns: dict[str, Tell] = {
         "config": lambda r: r["config"],
         state.metric: teller(state.metric),
+        **({"device": lambda r: r["device"]} if len(devices) > 1 else {}),
         "s/epoch": lambda r: show(r["seconds_per_epoch"]),
         "epochs": lambda r: str(r["epochs"]),
         "minutes": lambda r: f"{r['minutes']:.1f}",
         **{name: teller(name) for name in measured},
     }
     told = f"{_stands_on(evidence)}; seconds per epoch: the median over its epochs; minutes: all its trials, inside training and evaluation"
+    told += f"; on {devices[0]}" if len(devices) == 1 else "; a row a device" if devices else ""
     return View("cost", "what it cost", rows, columns, told, frozenset(), frozenset({"config"}))
 
 

@@ -81,6 +81,10 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         "--memory-per-trial", type=float,
         help="GB of main memory that a trial may take before it counts as out of memory (Linux; default: until the kernel ends it)",
     )  # fmt: skip
+    machine.add_argument(
+        "--accelerator-type",
+        help="on a cluster: train on nodes with this GPU alone, by Ray's name, e.g. L4 or H100 (default: on any)",
+    )
     machine.add_argument("--concurrent", type=int, help="trials at a time (default: as many as fit)")
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import json
 import math
 import os
+import platform
 import resource
 import socket
 import time
@@ -192,7 +194,8 @@ class LegRunner:
         if self.study.get("measured"):  # objectives that training does not change: once a leg
             self.costs = self.costs or measure_costs(self.trainer.evaluated_model(), self.trainer.device)
             told["metrics"] = {**told["metrics"], **{name: self.costs[name] for name in self.study["measured"]}}
-        return {**told, "seconds": result.seconds, "leg": self.leg["number"], "threads": self.threads}
+        where = {"host": socket.gethostname(), "device": device_name(getattr(self.trainer, "device", None))}
+        return {**told, "seconds": result.seconds, "leg": self.leg["number"], "threads": self.threads, **where}
 
     def _follow_thread_change(self, torch: Any) -> None:
         """A leg that is left alone on the machine may use all its cores; the driver says so in a file."""
@@ -206,6 +209,20 @@ class LegRunner:
     def _log(self, line: str) -> None:
         with contextlib.suppress(OSError), (self.folder / LOG).open("a") as file:  # a full disk ends no leg over a line
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
+@functools.cache
+def device_name(device: Any) -> str:
+    """The GPU's name, or the processor's: what an epoch's seconds compare with."""
+    import torch
+
+    if device is not None and torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):  # Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "CPU"
 
 
 def is_out_of_memory(error: Exception, limited: bool = False) -> bool:

@@ -65,6 +65,7 @@ class Options:
     cpus_per_trial: float | None = None
     gpus_per_trial: float | str | None = None
     concurrent: int | None = None
+    accelerator_type: str | None = None  # of a cluster's nodes, as Ray names it; None: any
     set_fields: list[str] = field(default_factory=list)
     official_eval: bool = False
     seeds_final: int | None = None

@@ -236,13 +236,12 @@ def run_legs(
     """
     for name in ("ray.tune", "ray.tune.tune", "ray.tune.execution.tune_controller"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    per_trial = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     with tempfile.TemporaryDirectory(prefix="dsearch-") as scratch, Interruption() as interruption:
         legs: dict[str, str] = {}
         stop = StopWhenAsked(engine, interruption, legs)
         searcher = LegSearcher(engine, study, resources, on_change, lambda: stop.asked, legs)
         tuner = tune.Tuner(
-            tune.with_resources(LegTrainable, per_trial),
+            tune.with_resources(LegTrainable, tune.PlacementGroupFactory([resources.per_trial])),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,

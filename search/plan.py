@@ -223,7 +223,9 @@ def resources_of(options: Options, trials: int, use_gpu: bool) -> Resources:
     """The machine's shares as asked, in words where they do not fit."""
     gpus = None if isinstance(options.gpus_per_trial, str) else options.gpus_per_trial
     try:
-        return plan_resources(options.cpus_per_trial, gpus, options.concurrent, trials, use_gpu)
+        return plan_resources(
+            options.cpus_per_trial, gpus, options.concurrent, trials, use_gpu, options.accelerator_type
+        )
     except ValueError as error:
         raise StudyError(str(error)) from None
 

@@ -9,11 +9,16 @@ import logging
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 CONNECT_WITHIN_S = 10.0
+CLUSTER_FILE = "~/ray_bootstrap_config.yaml"  # what `ray up` leaves on a head node for its autoscaler
+ACCELERATOR = "accelerator_type:"  # the resource by which Ray tells GPUs apart
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # only small reports travel; images come from the memory-mapped cache
 
 
@@ -27,6 +32,13 @@ class Resources:
     threads: int  # of torch per leg
     lone_threads: int  # of a leg that is left alone
     device: str  # cpu or the GPU's name
+    accelerator: str = ""  # the GPU that a node must have; "" for any
+
+    @property
+    def per_trial(self) -> dict[str, float]:
+        """What a trial asks of a node, as Ray names it."""
+        kind = {f"{ACCELERATOR}{self.accelerator}": 0.001} if self.accelerator else {}
+        return {"CPU": self.cpus_per_trial, "GPU": self.gpus_per_trial, **kind}
 
     @property
     def torch_device(self) -> str | None:
@@ -55,6 +67,7 @@ class Node:
 
     cores: int
     gpus: int
+    accelerator: str = ""  # its GPU's kind, as Ray names it
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class Hardware:
     nodes: tuple[Node, ...]
     gpu_name: str = ""
     is_cluster: bool = False  # more nodes may come, and a plan may ask for them
+    to_come: int = 0  # of the nodes: not there yet, but the autoscaler starts them when trials ask
 
     @property
     def gpus(self) -> int:
@@ -74,6 +88,21 @@ class Hardware:
         """For messages."""
         return f"any of the cluster's {len(self.nodes)} nodes" if self.is_cluster else "this machine"
 
+    def of_kind(self, accelerator: str | None) -> Hardware:
+        """The nodes with a kind of GPU.
+
+        Raises: ValueError where there is none.
+        """
+        if not accelerator:
+            return self
+        if not self.is_cluster:
+            raise ValueError("--accelerator-type chooses among a cluster's nodes; leave it out on one machine")
+        kept = tuple(node for node in self.nodes if node.accelerator == accelerator)
+        if not kept:
+            there = ", ".join(sorted({node.accelerator for node in self.nodes if node.accelerator})) or "none"
+            raise ValueError(f"--accelerator-type {accelerator}: no node of the cluster has it; its GPUs are: {there}")
+        return Hardware(kept, accelerator, True)
+
 
 def hardware() -> Hardware:
     """This machine, or the cluster that RAY_ADDRESS names, which is joined for it."""
@@ -81,21 +110,51 @@ def hardware() -> Hardware:
         gpus, name = count_gpus()
         return Hardware((Node(len(os.sched_getaffinity(0)), gpus),), name)
     ray = join_cluster()
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple(Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in alive)
-    names = sorted({name.split(":", 1)[1] for found in alive for name in found if name.startswith("accelerator_type:")})
-    return Hardware(nodes, " and ".join(names), is_cluster=True)
+    alive = [_node(found["Resources"]) for found in ray.nodes() if found["Alive"]]
+    more = nodes_to_come(Path(CLUSTER_FILE).expanduser(), len(alive) - 1)
+    names = sorted({node.accelerator for node in (*alive, *more) if node.accelerator})
+    return Hardware((*alive, *more), " or ".join(names), True, len(more))
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    kinds = [name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)]
+    return Node(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), kinds[0] if kinds else "")
+
+
+def nodes_to_come(file: Path, workers: int) -> list[Node]:
+    """The nodes that a cluster's autoscaler may start beyond its `workers`, by the file that `ray up` leaves on its head.
+
+    The first node type of the file that has room is the one that is counted on. None where there is no such file, or
+    its node types do not say what they have.
+    """
+    try:
+        asked = yaml.safe_load(file.read_text()) or {}
+    except (OSError, yaml.YAMLError):
+        return []
+    kinds = asked.get("available_node_types") or {}
+    room = int(asked.get("max_workers") or 0) - workers
+    found: list[Node] = []
+    for name, kind in kinds.items():
+        if name != asked.get("head_node_type") and kind.get("resources"):
+            count = min(int(kind.get("max_workers", asked.get("max_workers") or 0)), room - len(found))
+            found += [_node(kind["resources"])] * max(0, count)
+    return found
 
 
 def plan_resources(
-    cpus_per_trial: float | None, gpus_per_trial: float | None, concurrent: int | None, trials: int, use_gpu: bool
+    cpus_per_trial: float | None,
+    gpus_per_trial: float | None,
+    concurrent: int | None,
+    trials: int,
+    use_gpu: bool,
+    accelerator: str | None = None,
 ) -> Resources:
     """Slots for a machine or a cluster. On CPU a trial gets one core (two single threads beat one trial on two by a third
     here: benchmarks/NOTES.md); on GPUs one GPU each. A cluster may be asked for more than it has now: it may grow.
 
     Raises: ValueError where a trial asks for more than there is.
     """
-    found = hardware()
+    found = hardware().of_kind(accelerator)
     nodes = found.nodes if use_gpu else tuple(Node(node.cores, 0) for node in found.nodes)
     cores, gpus = max((node.cores for node in nodes), default=0), max((node.gpus for node in nodes), default=0)
     per_gpu = (gpus_per_trial if gpus_per_trial is not None else 1.0) if gpus else (gpus_per_trial or 0.0)
@@ -114,7 +173,13 @@ def plan_resources(
     threads = max(1, int(per_cpu))
     alone = min((node.cores for node in nodes if node.cores), default=threads) if found.is_cluster else threads * slots
     return Resources(
-        slots, per_cpu, per_gpu, threads, max(threads, alone), (found.gpu_name if per_gpu else "") or "CPU"
+        slots,
+        per_cpu,
+        per_gpu,
+        threads,
+        max(threads, alone),
+        (found.gpu_name if per_gpu else "") or "CPU",
+        accelerator or "",
     )
 
 

@@ -40,7 +40,7 @@ EXTENDS = (
     "memory_per_trial",
 )  # stand in the journal then
 EDITED = ("fields", "constraints")  # of the space, by --space-edit
-MAY_CHANGE = (*EXTENDS, "runs_dir", "storage", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "test", "dry_run",
+MAY_CHANGE = (*EXTENDS, "runs_dir", "storage", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "accelerator_type", "test", "dry_run",
               "epochs", "space_edit")  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from search.options import StudyError
 
 T = TypeVar("T")
 SCHEME = "s3"
-PATIENCE_S = 120.0  # a store that cannot be reached is asked again for so long
+PATIENCE_S = 120.0  # a store that does not answer is asked again for so long
+IMPATIENCE_S = 5.0  # and for so long once that was in vain
 LONGEST_PAUSE_S = 10.0
 THREADS = 16  # transfers at a time: an object store answers many requests as fast as one
 # What no waiting mends, as the AWS SDK words it.
@@ -85,6 +86,7 @@ class ObjectStore:
         from pyarrow import fs
 
         self.where = link
+        self._gave_up = False  # the last request was given up; whoever asks next need not wait as long
         parts = urlsplit(link)
         asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         endpoint = asked.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""  # fmt: skip
@@ -132,17 +134,20 @@ class ObjectStore:
 
         Raises: StorageError once patience is over, or at once for what waiting does not mend.
         """
-        until, pause = time.monotonic() + PATIENCE_S, 0.5
+        until, pause = time.monotonic() + (IMPATIENCE_S if self._gave_up else PATIENCE_S), 0.5
         while True:
             try:
-                return action()
+                result = action()
+                self._gave_up = False
+                return result
             except FileNotFoundError:
                 if doing == "writing":
                     raise StorageError(f"{self.where}: there is no such bucket to write {name} to") from None
                 return None
             except OSError as error:
                 told = " ".join(str(error).split())
-                if any(word in told for word in LASTING) or time.monotonic() + pause > until:
+                self._gave_up = time.monotonic() + pause > until
+                if self._gave_up or any(word in told for word in LASTING):
                     raise StorageError(f"{self.where}: {doing} {name or 'it'} failed; the store said: {told}") from None
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)

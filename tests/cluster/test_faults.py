@@ -1,0 +1,225 @@
+"""What goes wrong in clusters, done to real ones: hosts that die, hang, lose their network or their storage.
+
+Each fault strikes at a moment drawn from a seed that is printed. `pytest tests/cluster -m slow --repeat 3` tries each three times
+and prints the table of benchmarks/CLUSTER_FAULTS.md.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.ray_hosts import RayHosts
+from tests.faults.fault import Fault, Table, printed_table
+from tests.running import POLL, STOP_TIMEOUT, STUDY_TIMEOUT, Command, count_epochs, journal
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[Table]:
+    with printed_table(request.config) as found:
+        yield found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every fault so often as --repeat says."""
+    metafunc.parametrize("attempt", range(metafunc.config.getoption("--repeat")))
+
+
+class Cluster:
+    """A head and two workers, and the study that they train."""
+
+    def __init__(self, hosts: RayHosts) -> None:
+        self.hosts = hosts
+        self.head, self.one, self.two = (hosts.add(name) for name in ("head", "one", "two"))
+        hosts.start_head(self.head)
+        for worker in (self.one, self.two):
+            hosts.start_worker(worker, self.head)
+        self.driver = self.head
+
+    def start(self, *words: str) -> Command:
+        """A study on the host that drives."""
+        return self.hosts.study(self.driver, *words)
+
+
+@pytest.fixture
+def cluster(shared: Path, hosts: RayHosts) -> Cluster:
+    return Cluster(hosts)  # the hosts are made when the shared folder is there
+
+
+@pytest.fixture
+def fault(request: pytest.FixtureRequest, attempt: int, table: Table, cluster: Cluster, shared: Path) -> Fault:
+    name = request.node.originalname.removeprefix("test_").replace("_", " ")
+    return Fault(name, attempt, table, cluster.start, shared)
+
+
+def trained_on(folder: Path) -> set[str]:
+    """The hosts that the journal's epochs were trained on."""
+    return {r["host"] for r in journal(folder) if r["event"] == "epoch"}
+
+
+def wait_until(true: Callable[[], bool], command: Command, problem: str) -> None:
+    end = time.monotonic() + STOP_TIMEOUT
+    while not true():
+        assert time.monotonic() < end, f"{problem}\n{command.text()[-3000:]}"
+        command.tree()
+        time.sleep(POLL)
+
+
+def test_a_worker_host_dies(fault: Fault, cluster: Cluster) -> None:
+    command = fault.begin()
+    cluster.one.kill()
+    fault.remember()
+    assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+    lost = [r for r in journal(fault.folder) if r["event"] == "leg_ended" and r["outcome"] == "lost"]
+    assert not any(r["node_alive"] for r in lost), "a host's death is nobody's memory"
+    fault.check()
+
+
+def test_a_host_comes_and_all_others_go(fault: Fault, cluster: Cluster) -> None:
+    """The new one gets trials: none but it can bring the study to its end."""
+    command = fault.begin()
+    new = cluster.hosts.add("new")
+    cluster.hosts.start_worker(new, cluster.head)
+    fault.running |= {r["trial"] for r in journal(fault.folder) if r["event"] == "leg_started"}
+    cluster.one.kill()
+    cluster.two.kill()
+    fault.remember()
+    assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+    assert "new" in trained_on(fault.folder)
+    fault.check()
+
+
+def test_a_host_loses_its_network_for_a_while(fault: Fault, cluster: Cluster) -> None:
+    """Shorter than Ray's patience (about 30 s) or longer: no trial is counted twice."""
+    command = fault.begin()
+    cluster.one.cut()
+    fault.remember()
+    end = time.monotonic() + fault.rng.uniform(5, 60)
+    while time.monotonic() < end and command.process.poll() is None:
+        command.tree()
+        time.sleep(POLL)
+    cluster.one.mend()
+    assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+    fault.check()
+
+
+def test_a_host_hangs_for_a_while(fault: Fault, cluster: Cluster) -> None:
+    """A slow node: its trial stands still, the others go on."""
+    command = fault.begin()
+    frozen = [p for p in cluster.one.first.children(recursive=True) if "LegTrainable" in " ".join(p.cmdline())]
+    assert frozen, "a trial was under way on it"
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    before = count_epochs(fault.folder)
+    time.sleep(fault.rng.uniform(5, 20))
+    meanwhile = count_epochs(fault.folder) - before
+    for process in frozen:
+        process.send_signal(signal.SIGCONT)
+    fault.remember()
+    assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+    assert meanwhile > 0, "nobody waited for it"
+    fault.check(most_repeated=0)
+
+
+def test_the_head_dies(fault: Fault, cluster: Cluster) -> None:
+    """Driver, GCS and all are gone; another head takes the workers, and the study from the storage."""
+    fault.begin()
+    cluster.head.kill()
+    fault.remember()
+    cluster.driver = cluster.hosts.add("next")
+    cluster.hosts.start_head(cluster.driver)
+    for worker in (cluster.one, cluster.two):
+        worker.run("ray", "stop", "--force", **cluster.hosts.environment(worker))
+        cluster.hosts.start_worker(worker, cluster.driver)
+    fault.resume()
+    assert {r["generation"] for r in journal(fault.folder)} == {1, 2}
+    fault.check()
+
+
+def test_an_old_driver_comes_back_to_life(fault: Fault, cluster: Cluster) -> None:
+    """It finds that another has taken the study over, stops, and what it wrote meanwhile does not count."""
+    old = fault.begin()
+    frozen = cluster.head.first.children(recursive=True)
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    fault.remember()
+    cluster.driver = cluster.hosts.add("next")
+    cluster.hosts.start_head(cluster.driver)
+    cluster.two.run("ray", "stop", "--force", **cluster.hosts.environment(cluster.two))
+    cluster.hosts.start_worker(cluster.two, cluster.driver)
+    words = ("--space", "smoke", "--runs-dir", str(fault.runs), "--resume", "--name", "f")
+    new = cluster.start(*words)
+    wait_until(
+        lambda: any(r["generation"] == 2 for r in journal(fault.folder)), new, "the new driver took nothing over"
+    )
+    for process in frozen:
+        process.send_signal(signal.SIGCONT)
+    assert old.wait(STOP_TIMEOUT) == 2, old.text()[-3000:]
+    assert "another driver has taken this study over (host next, process" in old.text()
+    assert "Traceback" not in old.text()
+    assert new.wait(STUDY_TIMEOUT) == 0, new.text()[-3000:]
+    fault.check()
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(fault: Fault, cluster: Cluster) -> None:
+    first = fault.begin()
+    cluster.driver = cluster.hosts.add("next")
+    cluster.hosts.start_head(cluster.driver)
+    second = cluster.start("--space", "smoke", "--runs-dir", str(fault.runs), "--resume", "--name", "f")
+    assert second.wait(STOP_TIMEOUT) == 2, second.text()[-3000:]
+    assert "another search is running in" in second.text()
+    fault.remember()
+    assert first.wait(STUDY_TIMEOUT) == 0, first.text()[-3000:]
+    fault.check(most_repeated=0)
+
+
+def paused_by(fault: Fault, command: Command, options: str, said: str, again: str) -> None:
+    """The shared storage fails in a way: the study pauses, says why and how to go on, and goes on."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(fault.runs)], check=True)
+    try:
+        assert command.wait(STUDY_TIMEOUT) == 4, command.text()[-3000:]
+    finally:
+        subprocess.run(["mount", "-o", f"remount,{again}", str(fault.runs)], check=True)
+    assert "Traceback" not in command.text()
+    assert said in command.text()
+    fault.remember()
+    fault.resume()
+
+
+def test_the_shared_storage_turns_read_only(fault: Fault) -> None:
+    command = fault.begin()
+    paused_by(
+        fault, command, "ro", "is read-only: the study is paused. Make it writable, then: python -m search.run", "rw"
+    )
+    fault.check()
+
+
+def test_the_shared_storage_is_full(fault: Fault) -> None:
+    command = fault.begin()
+    used = subprocess.run(["df", "--output=used", "-k", str(fault.runs)], capture_output=True, text=True, check=True)
+    kilobytes = int(used.stdout.split()[-1]) + 4
+    paused_by(
+        fault,
+        command,
+        f"size={kilobytes}k",
+        "is full: the study is paused. Make room, then: python -m search.run",
+        "size=400m",
+    )
+    fault.check()
+
+
+def test_a_storage_that_a_host_does_not_see(cluster: Cluster, shared: Path, attempt: int) -> None:
+    """It is found out before the first trial, with host and path."""
+    cluster.two.run("umount", "-l", str(shared))
+    command = cluster.start("--space", "smoke", "--runs-dir", str(shared), "--name", "f")
+    assert command.wait(STOP_TIMEOUT) == 2, command.text()[-3000:]
+    assert f"error: node two ({cluster.two.address}): does not see {shared}/f/study.json" in command.text()
+    assert "Traceback" not in command.text()
+    assert count_epochs(shared / "f") == 0
