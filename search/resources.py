@@ -124,8 +124,7 @@ def _node(resources: Mapping[str, float]) -> Node:
 def nodes_to_come(file: Path, workers: int) -> list[Node]:
     """The nodes that a cluster's autoscaler may start beyond its `workers`, by the file that `ray up` leaves on its head.
 
-    The first node type of the file that has room is the one that is counted on. None where there is no such file, or
-    its node types do not say what they have.
+    None where there is no such file, or its node types do not say what they have. Those with GPUs are counted on first.
     """
     try:
         asked = yaml.safe_load(file.read_text()) or {}
@@ -134,7 +133,7 @@ def nodes_to_come(file: Path, workers: int) -> list[Node]:
     kinds = asked.get("available_node_types") or {}
     room = int(asked.get("max_workers") or 0) - workers
     found: list[Node] = []
-    for name, kind in kinds.items():
+    for name, kind in sorted(kinds.items(), key=lambda item: not (item[1].get("resources") or {}).get("GPU")):
         if name != asked.get("head_node_type") and kind.get("resources"):
             count = min(int(kind.get("max_workers", asked.get("max_workers") or 0)), room - len(found))
             found += [_node(kind["resources"])] * max(0, count)

@@ -1,0 +1,137 @@
+"""clusters/onprem.yaml as a user gives it to the real `ray up`, on hosts with sshd: a study, who listens, who is let in, the way down."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.hosts import Host, Network
+from tests.cluster.ray_hosts import CLUSTER_FILE
+from tests.running import ROOT, STOP_TIMEOUT, check_finished, journal
+
+pytestmark = pytest.mark.slow
+ENVIRONMENT = Path(sys.executable).parent
+
+
+class Laptop:
+    """Where the user sits: a home with a key and a token, and the project's folder."""
+
+    def __init__(self, network: Network, place: Path) -> None:
+        self.network, self.home, self.file = network, place / "laptop", place / "onprem.yaml"
+        (self.home / ".ray").mkdir(parents=True)
+
+    def fill_in(self, head: Host, workers: list[Host]) -> None:
+        """The lines that are marked with an arrow, and nothing else but a name that no other run on this machine has."""
+        text = CLUSTER_FILE.read_text()
+        marked = [line for line in text.splitlines() if "# <-" in line]
+        keys = ["max_workers", "head_ip", "worker_ips", "ssh_user", "ssh_private_key"]
+        assert [line.split(":")[0].strip() for line in marked] == keys
+        file: dict[str, Any] = yaml.safe_load(text)
+        file["cluster_name"] = f"test-{self.network.number}-{os.getpid()}"
+        file["max_workers"] = len(workers)
+        file["provider"] |= {"head_ip": head.address, "worker_ips": [host.address for host in workers]}
+        file["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.network.key)}
+        self.file.write_text(yaml.safe_dump(file, sort_keys=False, width=10_000))
+
+    def run(self, *words: str, status: int = 0) -> str:
+        """What a command of the user's prints."""
+        environment = {
+            **os.environ,
+            "HOME": str(self.home),
+            "RAY_UP_enable_autoscaler_v2": "0",
+            "PATH": f"{ENVIRONMENT}:{os.environ['PATH']}",
+        }
+        environment.pop("RAY_ADDRESS", None)
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        assert done.returncode == status, f"{words}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+    def execute(self, command: str) -> str:
+        """`ray exec`, on the head."""
+        return self.run("ray", "exec", str(self.file), command)
+
+
+def listening(host: Host) -> dict[str, set[str]]:
+    """The processes of a host that listen, by the address that they listen on."""
+    found: dict[str, set[str]] = {}
+    for line in host.run("ss", "-ltnpH").splitlines():
+        name = re.search(r'\(\("([^"]+)"', line)
+        assert name is not None, line
+        found.setdefault(line.split()[3].rpartition(":")[0], set()).add(name[1])
+    return found
+
+
+def try_to_join(host: Host, head: Host, **environment: str) -> str:
+    """What Ray says to a process on a host that would join the cluster."""
+    code = f"import ray; ray.init('{head.address}:6379', logging_level='ERROR'); print('joined', len(ray.nodes()))"
+    words = host.command("env", *(f"{k}={v}" for k, v in environment.items()), sys.executable, "-c", code)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=STOP_TIMEOUT)
+    return done.stdout + done.stderr
+
+
+def test_from_up_to_down(network: Network, tmp_path: Path) -> None:
+    head, one, two = (network.add(name) for name in ("head", "one", "two"))
+    laptop = Laptop(network, tmp_path)
+    laptop.fill_in(head, [one, two])
+    laptop.run("ray", "get-auth-token", "--generate")
+    laptop.run("ray", "up", "-y", str(laptop.file))
+    until = time.monotonic() + STOP_TIMEOUT
+    while "3 local.cluster.node" not in laptop.execute("ray status"):
+        assert time.monotonic() < until, "the workers did not join"
+        time.sleep(2)
+
+    shared = tmp_path / "shared"
+    told = laptop.execute(f"python -m search.run --space smoke --name a --storage {shared} --concurrent 3")
+    assert "best: mAP" in told
+    assert "Traceback" not in told
+    check_finished(shared / "a")
+    assert {r["host"] for r in journal(shared / "a") if r["event"] == "epoch"} == {"head", "one", "two"}
+    assert "ended: done; 12 trials" in laptop.execute(f"python -m search.status {shared / 'a'}")
+
+    token = (laptop.home / ".ray" / "auth_token").read_text().strip()
+    for host in (head, one, two):
+        # Ray listens on all of a host's addresses: these have one, of the private network. What listens is Ray and sshd alone.
+        for address, names in listening(host).items():
+            assert address in (
+                "*",
+                "0.0.0.0",
+                host.address,
+                f"[::ffff:{host.address}]",
+                "[::ffff:127.0.0.1]",
+                "127.0.0.1",
+            ), (address, names)
+            assert names <= {
+                "sshd",
+                "raylet",
+                "gcs_server",
+                "python3",
+                "python",
+                "ray::RuntimeEnv",
+                "ray::DashboardA",
+            }, names
+            assert not any(name.startswith("ray::Dashboard") for name in names), "no dashboard"
+        own = host.place / "home" / ".ray" / "auth_token"
+        assert (own.read_text().strip(), own.stat().st_mode & 0o777) == (token, 0o600)
+    for path in shared.rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes(), path
+
+    home = str(tmp_path / "stranger")
+    Path(home).mkdir()
+    assert "joined 3" in try_to_join(one, head, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, HOME=home)
+    assert "joined" not in try_to_join(one, head, RAY_AUTH_MODE="disabled", HOME=home)
+    assert "joined" not in try_to_join(one, head, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * len(token), HOME=home)
+
+    told = laptop.run(sys.executable, str(ROOT / "clusters" / "onprem_down.py"), str(laptop.file))
+    assert "nothing of Ray is left on any host" in told
+    for host in (head, one, two):
+        assert not any(word in host.run("ps", "-eo", "args") for word in ("raylet", "gcs_server", "ray::")), host.name
