@@ -1,8 +1,8 @@
 """What cluster.yaml needs of an AWS account, made, listed and taken away: a security group and two roles.
 
-    python clusters/aws.py prepare --region eu-west-1 --bucket my-bucket --ssh-from 203.0.113.7/32
-    python clusters/aws.py left    --region eu-west-1      # what is there and may be billed; exits 1 where anything is
-    python clusters/aws.py remove  --region eu-west-1
+    python clusters/aws.py prepare --region us-west-2 --bucket my-bucket --ssh-from 203.0.113.7/32
+    python clusters/aws.py left    --region us-west-2      # what is there and may be billed; exits 1 where anything is
+    python clusters/aws.py remove  --region us-west-2
 
 Needs boto3, as `ray up` does. Keys come from the environment or ~/.aws, as for the `aws` command.
 """

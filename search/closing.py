@@ -223,7 +223,8 @@ def _print_effects(state: StudyState, importance: Importance, console: Console) 
     _say(console, f"\nwhat mattered at the first rung ({state.levels[0]} epochs; all trials, survivors or not):")
     for effect in found:
         share = effect.share
-        made = f"{share.main:.0%} ({share.low:.0%} .. {share.high:.0%}) of the predicted variance over the space, " * (
+        interval_told = f" ({share.low:.0%} .. {share.high:.0%})" * (not math.isnan(share.low))
+        made = f"{share.main:.0%}{interval_told} of the predicted variance over the space, " * (
             not math.isnan(share.main)
         )
         _say(console, f"  {effect.field}: {effect.direction}; {made}by chance {effect.chance:.0%} (n={effect.n})")

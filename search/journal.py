@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from results.records import JournalError
-from search.storage.lease import Lease
+from search.storage.lease import Lease, held_elsewhere
 from search.storage.segments import Segments, read_segments
 from search.storage.store import FolderStore, StorageError, Store
 
@@ -27,7 +27,7 @@ class Journal:
     Raises: JournalError where another driver of this machine holds it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock_counts: bool = True) -> None:
         self.path = path
         self.failure: OSError | JournalError | None = None
         self.lease: Lease | None = None
@@ -38,10 +38,11 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.close()
-            raise JournalError(
-                f"{path.parent}: another search is running in this folder; wait for it or stop it"
-            ) from None
+            if lock_counts:
+                self._file.close()
+                raise JournalError(
+                    f"{path.parent}: another search is running in this folder; wait for it or stop it"
+                ) from None
         except OSError:
             pass  # a network's folder without locks: the lease tells drivers apart
         self._drop_torn_line()
@@ -54,9 +55,11 @@ class Journal:
 
         Raises: JournalError while another driver holds the study; OSError where it cannot be written.
         """
-        journal = cls(path)
+        place = store or FolderStore(path.parent)
+        # A lock that another machine's driver holds tells nothing of whether it still lives: the lease does.
+        journal = cls(path, lock_counts=not held_elsewhere(place))
         try:
-            journal.lease = Lease.take(store or FolderStore(path.parent))
+            journal.lease = Lease.take(place)
             if store is not None:
                 history = read_segments(store)
                 journal.replace(history)

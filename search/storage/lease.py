@@ -108,6 +108,13 @@ class Lease:
         self.store.put(self.name, json.dumps(told).encode())
 
 
+def held_elsewhere(store: Store) -> bool:
+    """Whether the newest claim is of another machine's or container's process, alive or not."""
+    claims = _claims(store)
+    claim = _read(store, claims[-1]) if claims else {}
+    return bool(claim) and not claim.get("released") and claim.get("place") != _process_space()
+
+
 def _who() -> dict[str, Any]:
     """This process, so that another on the same machine can tell whether it lives."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "place": _process_space()}

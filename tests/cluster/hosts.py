@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,11 @@ class Host:
         """The host's first process: with it all others go."""
         return psutil.Process(self.process.pid).children()[0]
 
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs on the host but its first process, whoever started it."""
+        own = _namespace(self.first)
+        return [p for p in psutil.process_iter() if p != self.first and _namespace(p) == own]
+
     def command(self, *words: str) -> list[str]:
         """Words that run a command inside, as its root."""
         return ["nsenter", "--target", str(self.first.pid), "--net", "--mount", "--pid", "--uts", *words]
@@ -94,6 +100,12 @@ class Host:
     def mend(self) -> None:
         """Puts the network back."""
         _run("ip", "link", "set", self.device, "up")
+
+
+def _namespace(process: psutil.Process) -> str:
+    with suppress(OSError):
+        return str(Path(f"/proc/{process.pid}/ns/pid").readlink())
+    return ""
 
 
 @dataclass

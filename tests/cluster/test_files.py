@@ -127,14 +127,14 @@ class TestAccount:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("HOME", str(tmp_path))
-        return boto3.Session(region_name="eu-west-1")
+        return boto3.Session(region_name="us-west-2")
 
     def rules(self, session: Any, group: str) -> list[dict[str, Any]]:
         found = session.client("ec2").describe_security_groups(GroupIds=[group])["SecurityGroups"]
         return list(found[0]["IpPermissions"])
 
     def test_prepared_used_listed_and_taken_away(self, session: Any, capsys: pytest.CaptureFixture[str]) -> None:
-        words = ["prepare", "--region", "eu-west-1", "--bucket", "my-bucket", "--ssh-from", "203.0.113.7/32"]
+        words = ["prepare", "--region", "us-west-2", "--bucket", "my-bucket", "--ssh-from", "203.0.113.7/32"]
         assert aws.main(words) == 0
         told = capsys.readouterr().out
         group = told.rpartition("[")[2].rstrip("]\n")
@@ -156,7 +156,7 @@ class TestAccount:
                       for r in g["IpPermissions"] for ip in r.get("IpRanges", []) if ip["CidrIp"] == "0.0.0.0/0"]  # fmt: skip
         assert everywhere == [], "nothing that ray up makes is open to everybody"
 
-        assert aws.main(["left", "--region", "eu-west-1"]) == 0
+        assert aws.main(["left", "--region", "us-west-2"]) == 0
         tags = [{"ResourceType": "instance", "Tags": [{"Key": "ray-cluster-name", "Value": aws.NAME}]}]
         image = config["available_node_types"]["head"]["node_config"]["ImageId"]
         machine = ec2.run_instances(
@@ -164,17 +164,17 @@ class TestAccount:
         )
         number = machine["Instances"][0]["InstanceId"]
         capsys.readouterr()
-        assert aws.main(["left", "--region", "eu-west-1"]) == 1
+        assert aws.main(["left", "--region", "us-west-2"]) == 1
         assert f"machine {number}, g6.xlarge: running" in capsys.readouterr().out
         with pytest.raises(SystemExit, match=f"(?s)end these first.*{number}"):
-            aws.main(["remove", "--region", "eu-west-1"])
+            aws.main(["remove", "--region", "us-west-2"])
         ec2.terminate_instances(InstanceIds=[number])
-        assert aws.main(["remove", "--region", "eu-west-1"]) == 0
+        assert aws.main(["remove", "--region", "us-west-2"]) == 0
         assert not ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [aws.NAME]}])[
             "SecurityGroups"
         ]
         assert session.client("iam").list_roles()["Roles"] == []
-        assert aws.main(["remove", "--region", "eu-west-1"]) == 0, "twice is once"
+        assert aws.main(["remove", "--region", "us-west-2"]) == 0, "twice is once"
 
     def bootstrapped(self, group: str) -> dict[str, Any]:
         """cluster.yaml as `ray up` completes it by the account, before it starts a machine."""
@@ -190,7 +190,7 @@ class TestAccount:
 
     def test_ssh_from_everywhere_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
-            aws.main(["prepare", "--region", "eu-west-1", "--bucket", "b", "--ssh-from", "0.0.0.0/0"])
+            aws.main(["prepare", "--region", "us-west-2", "--bucket", "b", "--ssh-from", "0.0.0.0/0"])
         assert ended.value.code == 2
         assert "must be your own address, e.g. 203.0.113.7/32, not everybody's" in capsys.readouterr().err
 

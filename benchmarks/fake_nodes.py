@@ -1,7 +1,7 @@
 """A Ray cluster of several raylets on this machine's loopback interface, as a process that is told what to do.
 
-`python -m tests.cluster.nodes` starts a head without cores and prints its address; then each line of its input is done and
-answered by a line: `add CORES` prints the node's number, `kill N` ends a node as a power cut would.
+`python -m benchmarks.fake_nodes` starts a head without cores and prints its address; then each line of its input is done and
+answered by a line: `add CORES` prints the number of nodes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,9 @@ def main() -> None:
     nodes = []
     print(cluster.address, flush=True)
     for line in sys.stdin:
-        what, number = line.split()
-        if what == "add":
-            nodes.append(cluster.add_node(num_cpus=int(number), object_store_memory=common["object_store_memory"]))
-            print(len(nodes) - 1, flush=True)
-        else:
-            cluster.remove_node(nodes[int(number)], allow_graceful=False)
-            print("killed", flush=True)
+        _, cores = line.split()
+        nodes.append(cluster.add_node(num_cpus=int(cores), object_store_memory=common["object_store_memory"]))
+        print(len(nodes), flush=True)
     cluster.shutdown()
 
 
