@@ -94,6 +94,25 @@ class TestOthers:
         assert (cost.rows[0]["epochs"], cost.rows[0]["seconds_per_epoch"]) == (9, 2.0)
         assert cost.rows[0]["minutes"] == pytest.approx(18 / 60)
 
+    def test_cost_tells_devices_apart(self, study: Path) -> None:
+        lines = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()]
+        best = next(view for view in views(Evidence(study)) if view.name == "cost").rows[0]["config"]
+        trials = {r["trial"] for r in lines if r["event"] == "trial_created" and r["config_hash"] == best}
+        for record in lines:
+            if record["event"] == "epoch":
+                slow = record["trial"] in trials and record["epoch"] > 3
+                record |= {"device": "L4", "seconds": 8.0} if slow else {"device": "H100"}
+        (study / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+        cost = next(view for view in views(Evidence(study)) if view.name == "cost")
+        first, second = cost.rows[:2]
+        assert first["config"] == second["config"] == best
+        assert [(r["device"], r["epochs"], r["seconds_per_epoch"]) for r in (first, second)] == [
+            ("H100", 3, 2.0),
+            ("L4", 6, 8.0),
+        ]
+        assert "device" in cost.columns
+        assert cost.caption.endswith("a row a device")
+
     def test_sizes_say_what_small_is(self, study: Path) -> None:
         sizes = next(view for view in views(Evidence(study)) if view.name == "sizes")
         assert "less than 32 x 32 pixels" in sizes.caption

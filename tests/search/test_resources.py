@@ -114,6 +114,38 @@ class TestOnACluster:
         assert (found.slots, found.threads, found.lone_threads) == (6, 1, 2)
 
 
+class TestKindsOfGpus:
+    @pytest.fixture
+    def mixed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        nodes = (Node(8, 0), Node(4, 1, "L4"), Node(4, 1, "L4"), Node(16, 2, "H100"))
+        monkeypatch.setattr("search.resources.hardware", lambda: Hardware(nodes, "H100 or L4", is_cluster=True))
+
+    @pytest.mark.usefixtures("mixed")
+    def test_one_kind_alone(self) -> None:
+        found = plan_resources(None, None, None, 12, True, "L4")
+        assert (found.slots, found.device) == (2, "L4")
+        assert found.per_trial == {"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 0.001}
+        assert plan_resources(None, None, None, 12, True, "H100").slots == 2
+
+    @pytest.mark.usefixtures("mixed")
+    def test_any_kind(self) -> None:
+        found = plan_resources(None, None, None, 12, True)
+        assert (found.slots, found.device) == (4, "H100 or L4")
+        assert set(found.per_trial) == {"CPU", "GPU"}
+
+    @pytest.mark.usefixtures("mixed")
+    def test_a_kind_that_is_not_there_is_named_with_those_that_are(self) -> None:
+        with pytest.raises(
+            ValueError, match="--accelerator-type A100: no node of the cluster has it; its GPUs are: H100, L4"
+        ):
+            plan_resources(None, None, None, 12, True, "A100")
+
+    def test_one_machine_has_no_choice(self, machine: Any) -> None:
+        machine(4, gpus=1)
+        with pytest.raises(ValueError, match="leave it out on one machine"):
+            plan_resources(None, None, None, 12, True, "L4")
+
+
 class TestCountGpus:
     def test_none_where_the_driver_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def missing(*args: Any, **kwargs: Any) -> Any:
