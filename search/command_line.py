@@ -10,10 +10,11 @@ from detector.config import ConfigError
 from detector.data.dataset import DataError
 from results.records import JournalError
 from search.options import DEFAULT_MAX_FAILURES, DEFAULT_RUNS_DIR, DEFAULT_SPACES, Options, StudyError
+from search.storage.store import StorageError
 from spaces.distributions import SpaceError
 
 EXIT_USER_ERROR = 2
-USER_ERRORS = (StudyError, SpaceError, ConfigError, DataError, JournalError)
+USER_ERRORS = (StudyError, SpaceError, ConfigError, DataError, JournalError, StorageError)
 
 
 def make_parser(module: str, about: str | None, kind: str) -> argparse.ArgumentParser:
