@@ -50,9 +50,9 @@ class RayHosts:
         )
         host.run("bash", "-c", command, **self.environment(host))
 
-    def start_worker(self, host: Host, head: Host) -> None:
-        """A worker's raylet, by the file's own words."""
-        command = self.file["worker_start_ray_commands"][-1] + " --num-cpus=1"
+    def start_worker(self, host: Host, head: Host, more: str = "") -> None:
+        """A worker's raylet, by the file's own words and some more."""
+        command = f"{self.file['worker_start_ray_commands'][-1]} --num-cpus=1 {more}"
         host.run("bash", "-c", command, **self.environment(host), RAY_HEAD_IP=head.address)
 
     def study(self, host: Host, *words: str, **environment: str) -> Command:
@@ -62,7 +62,7 @@ class RayHosts:
         told = {**self.environment(host), "RAY_ADDRESS": f"{host.address}:6379", **environment}
         with out.open("w") as file:
             process = subprocess.Popen(
-                host.command("env", *(f"{k}={v}" for k, v in told.items()), sys.executable, "-m", "search.run", "--profile", "cpu", *words),
+                host.command("env", *(f"{k}={v}" for k, v in told.items()), sys.executable, "-m", "search.run", *words),
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             )  # fmt: skip
         return Command(process, out)

@@ -47,7 +47,7 @@ class Cluster:
 
     def start(self, *words: str) -> Command:
         """A study on the host that drives."""
-        return self.hosts.study(self.driver, *words)
+        return self.hosts.study(self.driver, "--profile", "cpu", *words)
 
 
 @pytest.fixture
