@@ -220,6 +220,9 @@ def find_study_in_store(options: Options) -> tuple[str, Path]:
         store = study_store(link)
     except JournalError as error:
         raise StudyError(f"--resume: {error}") from None
+    here = folder / PLAN_NAME
+    if here.is_file() and here.read_bytes() != store.get(PLAN_NAME):
+        raise StudyError(f"--resume: {folder} holds another study than {link}; give another --runs-dir for its copy")
     Journal(folder / JOURNAL_NAME).close()  # refuses a copy that a search on this machine is writing
     bring_home(store, folder)
     return link, folder

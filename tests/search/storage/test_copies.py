@@ -61,6 +61,15 @@ def test_another_machine_goes_on_with_it(study: Study, tmp_path: Path, link: str
     assert look_at(study.link)[1].ended == "done"
 
 
+def test_a_copy_of_another_study_is_not_written_over(study: Study, tmp_path: Path, link: str) -> None:
+    other = tmp_path / "elsewhere" / "s"
+    other.mkdir(parents=True)
+    (other / "study.json").write_text("{}")
+    with pytest.raises(StudyError, match=f"{other} holds another study than {link}/s; give another --runs-dir"):
+        resume_plan(Options(space="smoke", storage=link, resume=True, runs_dir=str(tmp_path / "elsewhere")), say)
+    assert (other / "study.json").read_text() == "{}"
+
+
 def test_a_name_is_taken_once(study: Study, tmp_path: Path, link: str) -> None:
     with pytest.raises(StudyError, match=f"{link}/s holds a study already; continue it with --resume"):
         planned(tmp_path, tmp_path / "data", storage=link, runs_dir=str(tmp_path / "elsewhere"))
