@@ -1,7 +1,7 @@
 """What goes wrong in clusters, done to real ones: hosts that die, hang, lose their network or their storage.
 
 Each fault strikes at a moment drawn from a seed that is printed. `pytest tests/cluster -m slow --repeat 3` tries each three times
-and prints the table of benchmarks/CLUSTER_FAULTS.md.
+and prints the table of benchmarks/FAULTS.md.
 """
 
 from __future__ import annotations

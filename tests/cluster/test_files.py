@@ -71,6 +71,12 @@ class TestAws:
         assert docker["head_image"] == f"rayproject/ray:{ray[1]}-py311"
         assert docker["worker_image"] == f"rayproject/ray:{ray[1]}-py311-gpu"
 
+    def test_three_lines_are_the_users(self) -> None:
+        marked = [
+            line.split(":")[0].strip() for line in FILES["cluster.yaml"].read_text().splitlines() if "# <-" in line
+        ]
+        assert marked == ["max_workers", "region", "SecurityGroupIds"]
+
     def test_workers_scale_from_zero_and_are_ended_when_idle(self) -> None:
         kinds = {name: kind for name, kind in self.file["available_node_types"].items() if name != "head"}
         assert all(kind["min_workers"] == 0 and kind["resources"]["GPU"] == 1 for kind in kinds.values())
