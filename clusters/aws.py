@@ -71,6 +71,7 @@ def prepare(session: Any, bucket: str, ssh_from: str) -> str:
         iam.put_role_policy(RoleName=name, PolicyName=NAME, PolicyDocument=json.dumps(policy(role, bucket, account)))
         with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
             iam.create_instance_profile(InstanceProfileName=name)
+        with contextlib.suppress(iam.exceptions.LimitExceededException):  # it has its one role already
             iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
     return str(group)
 
@@ -98,11 +99,10 @@ def left(session: Any) -> Iterator[str]:
                 yield f"machine {machine['InstanceId']}, {machine['InstanceType']}: {machine['State']['Name']}"
     for volume in ec2.describe_volumes(Filters=ours)["Volumes"]:
         yield f"disk {volume['VolumeId']}, {volume['Size']} GiB: {volume['State']}"
-    for request in ec2.describe_spot_instance_requests(Filters=[{"Name": "state", "Values": ["open", "active"]}])[
-        "SpotInstanceRequests"
-    ]:
-        if any(tag == {"Key": "ray-cluster-name", "Value": NAME} for tag in request.get("Tags", [])):
-            yield f"spot request {request['SpotInstanceRequestId']}: {request['State']}"
+    # A request of RunInstances ends with its machine; one that waits all the same is told, whoever made it.
+    waiting = [{"Name": "state", "Values": ["open"]}]
+    for request in ec2.describe_spot_instance_requests(Filters=waiting)["SpotInstanceRequests"]:
+        yield f"spot request {request['SpotInstanceRequestId']}: {request['State']}"
 
 
 def remove(session: Any) -> None:

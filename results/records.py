@@ -54,6 +54,8 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
     Raises: JournalError where there is none.
     """
+    if str(folder).startswith("s3:"):
+        raise JournalError(f"{folder}: must be a folder; bring the study home first, by python -m search.fetch")
     path = folder / PLAN_NAME
     try:
         plan = json.loads(path.read_bytes())

@@ -40,7 +40,7 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
         **(_ablation_lines(study) if study.steps else _search_lines(study, expected)),
         "machine": study.resources.describe(),
         **({"disk": _disk(study)} if study.checkpoint_bytes else {}),
-        "output": str(study.folder),
+        "output": f"{study.link}, a copy in {study.folder}" if study.link else str(study.folder),
     }
     for name, text in lines.items():
         say(f"{name:>8}  {text}")

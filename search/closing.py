@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from detector.data.dataset import DataSource
+from detector.data.dataset import DataError, DataSource
 from results.ablation import title as steps_title
 from results.heading import counts, headline
 from results.importance import CHANCE_TOLD, Importance
@@ -27,7 +28,7 @@ from search.progress import describe_values
 from search.rungs import Scheduler
 from search.storage.copies import best_weights
 from search.storage.data import source_here
-from search.storage.store import get_files
+from search.storage.store import StorageError, above, get_files
 from search.worker import WorkerError, run_job
 
 SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
@@ -119,7 +120,7 @@ def resume_command(study: Study) -> str:
         study.folder.name,
     ]
     if study.link:
-        words += ["--storage", study.link.rpartition("/")[0]]
+        words += ["--storage", above(study.link)]
     if str(study.folder.parent) != DEFAULT_RUNS_DIR:
         words += ["--runs-dir", str(study.folder.parent)]
     return shlex.join(words)
@@ -246,9 +247,10 @@ def _why(trial: Trial) -> str:
 
 
 def _data_options(study: Study) -> list[str]:
-    return (
-        DataSource.from_dict(source_here(study.plan["source"])).to_options() + ["--skip-bad"] * study.plan["skip_bad"]
-    )
+    source = study.plan["source"]
+    with contextlib.suppress(DataError, StorageError):  # it is only to be named
+        source = source_here(source)
+    return DataSource.from_dict(source).to_options() + ["--skip-bad"] * study.plan["skip_bad"]
 
 
 def _say(console: Console, line: str) -> None:

@@ -20,7 +20,7 @@ from results.state import StudyState
 from search.options import StudyError, changes_of_file
 from search.requests import post
 from search.storage.copies import look_at
-from search.storage.store import StorageError, open_store
+from search.storage.store import open_store
 
 EXIT_REFUSED, EXIT_UNHEARD = 2, 1
 PATIENCE_S = 30.0
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--patience", type=float, default=PATIENCE_S, help=f"seconds to wait for an answer (default: {PATIENCE_S:g})"
     )
     options = parser.parse_args(arguments)
-    with command(JournalError, StudyError, StorageError):
+    with command(JournalError, StudyError, OSError):
         plan, state = look_at(options.run)
         if (options.what is None) != (options.ask == "stop"):
             raise CommandError(

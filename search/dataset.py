@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from detector.config import DetectorConfig, check_class_weights
-from detector.data.cache import CachedSplit, cache_home, cached_split, canvas_boxes
+from detector.data.cache import CachedSplit, cached_split, canvas_boxes
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
-from detector.data.lidar import make_dataset_once
 from detector.model.cells import check_anchors
 from search.options import Options
 from search.storage.data import fetched_source
-from search.storage.store import check_link, is_link
+from search.storage.store import is_link
+from search.street import make_street
 from spaces.distributions import Choice, SpaceError
-from spaces.space import Profile, ResolvedSpace, StreetData
+from spaces.space import Profile, ResolvedSpace
 
 IMAGES_SHOWN = 4
 MAX_CANVASES = 3  # each is a decoded copy of the dataset on disk
-STREET_SEED = 0
 BOXES_CHECKED = 3000  # of the training split, evenly spread: enough to tell anchors that reach nothing
 
 
@@ -34,10 +31,13 @@ def open_dataset(options: Options, profile: Profile, train_split: str, say: Any)
 def user_source(options: Options) -> DataSource | None:
     """The dataset that the user names, fetched where it is a link; None where it is to be the street."""
     if options.data and is_link(options.data):
-        check_link(options.data, "--data")
         if options.train_annotations or options.val_annotations:
             raise DataError("give either --data or the four --train-/--val- options, not both")
-        return fetched_source(options.data).with_extended(options.extended_annotations)
+        if options.extended_annotations:
+            raise DataError(
+                "--extended-annotations goes with a folder; a link has its own, extended.json beside train.json"
+            )
+        return fetched_source(options.data)
     return DataSource.from_options(
         options.data,
         options.train_annotations,
@@ -46,22 +46,6 @@ def user_source(options: Options) -> DataSource | None:
         options.val_images,
         options.extended_annotations,
     )
-
-
-def make_street(street: StreetData, say: Any) -> DataSource:
-    """The simulated street of a profile, from the cache where this machine has made it before."""
-    counts = {"train": street.train, "val": street.val, "test": street.test, "extended": street.extended}
-    code = hashlib.sha256()
-    for name in ("lidar.py", "lidar_scene.py"):  # another generator makes other data
-        code.update((Path(__file__).parents[1] / "detector" / "data" / name).read_bytes())
-    label = "-".join(map(str, ["street", *counts.values(), street.degrees, code.hexdigest()[:8]]))
-    out = cache_home() / "made" / label
-    if not out.is_dir():
-        say(f"making the simulated street ({sum(counts.values())} images) in {out}")
-    make_dataset_once(out, counts, STREET_SEED, street.degrees)
-    source = DataSource.from_folder(out)
-    source.name = "simulated LiDAR street"
-    return source
 
 
 def config_check(dataset: DetectionDataset) -> Callable[[DetectorConfig], None]:

@@ -105,6 +105,7 @@ class Engine:
         self.running: dict[str, Leg] = {}  # by trial
         self.exhausted = False
         self.storage_trouble = ""  # what is wrong with where the study lives, as a worker found it
+        self.storage_reason = ""  # which, and what it was told
         self.asked_to_stop = False
         # Indexes of the state, so that a decision costs the same after ten thousand trials as after ten.
         self.rungs: list[Rung] = []
@@ -368,7 +369,8 @@ class Engine:
     def on_leg_end(self, trial: str, outcome: str, **details: Any) -> None:
         """A leg's end: reached, diverged, out_of_memory, error (of the code), lost (with its worker), interrupted, probed."""
         self.running.pop(trial, None)
-        self.storage_trouble = self.storage_trouble or details.get("storage_trouble", "")
+        if details.get("storage_trouble") and not self.storage_trouble:
+            self.storage_trouble, self.storage_reason = details["storage_trouble"], details.get("reason", "")
         self.record("leg_ended", trial=trial, outcome=outcome, **details)
         if outcome == "probed":
             levels = epochs_of_seconds(self.seconds_levels, details["seconds_per_epoch"])

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.commands import CommandError, command
-from results.records import JournalError
+from results.records import JOURNAL_NAME, JournalError
 from results.state import read_live
 from results.tables import winner
+from search.journal import Journal
 from search.options import DEFAULT_RUNS_DIR, StudyError
-from search.storage.copies import best_weights, bring_home, study_store
-from search.storage.store import StorageError, get_files, is_link
+from search.storage.copies import best_weights, bring_home, may_hold, study_store
+from search.storage.store import get_files, is_link, last_name
 
 
 def fetch(where: str, folder: Path, weights: bool = False) -> int:
@@ -27,13 +28,17 @@ def fetch(where: str, folder: Path, weights: bool = False) -> int:
     if not is_link(where) and Path(where).resolve() == folder.resolve():
         raise CommandError(f"{where} is there already; name another place with --to")
     store = study_store(where)
-    known = folder / "study.json"
-    if known.is_file() and known.read_bytes() != store.get("study.json"):
+    if not may_hold(folder, store):
         raise CommandError(f"{folder} holds another study than {where}; name another place with --to")
+    Journal(folder / JOURNAL_NAME).close()  # refuses a copy that a search on this machine is writing
     count = bring_home(store, folder)
     best = winner(read_live(folder)[1]) if weights else None
     if best is not None:
-        get_files(store, [best_weights(best.id)], folder)
+        get_files(store, [best_weights(trial) for trial in (best.id, best.of) if trial], folder)
+        if not any((folder / best_weights(trial)).is_file() for trial in (best.id, best.of)):
+            raise CommandError(
+                f"{where}: the best trial, {best.id}, has no weights there any more; all else is in {folder}"
+            )
     return count
 
 
@@ -46,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, help=f"folder to fill (default: {DEFAULT_RUNS_DIR}/NAME)")
     parser.add_argument("--weights", action="store_true", help="and the best trial's weights (default: no weights)")
     options = parser.parse_args(arguments)
-    folder = options.to or Path(DEFAULT_RUNS_DIR) / options.run.partition("?")[0].rstrip("/").rpartition("/")[2]
-    with command(JournalError, StudyError, StorageError):
+    folder = options.to or Path(DEFAULT_RUNS_DIR) / last_name(options.run)
+    with command(JournalError, StudyError, OSError):
         count = fetch(options.run, folder, options.weights)
     print(f"{folder}: {count} files; next: python -m results.report {folder}", file=sys.stderr)
 

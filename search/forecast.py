@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search.options import StudyError
 from search.rungs import Rung, Scheduler
+from search.storage.data import source_here
 from search.worker import answer
 
 SECONDS_PER_LEG = 0.6  # between two legs on a slot: Tune's turn-around, model built, checkpoint read
@@ -104,8 +106,8 @@ def probe_epoch_seconds(
     for worker in workers:
         out, err = worker.communicate()
         if worker.returncode:
-            raise RuntimeError(
-                f"the probe failed: {err.strip().splitlines()[-1] if err.strip() else worker.returncode}"
+            raise StudyError(
+                f"--dry-run: the probe failed: {err.strip().splitlines()[-1] if err.strip() else worker.returncode}"
             )
         seconds += json.loads(out)
     return seconds
@@ -124,7 +126,7 @@ def _probe(job: dict[str, Any]) -> list[float]:
     seconds = []
     for values in job["configs"]:
         config = DetectorConfig.from_dict(values)
-        source = DataSource.from_dict(job["source"])
+        source = DataSource.from_dict(source_here(job["source"]))
         data = load_training_data(source, config.image_size_px, job["skip_bad"], config.train_split)
         trainer = Trainer(config, data, 0, job["device"])
         seconds.append(probe_seconds(trainer))

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from results.records import JournalError
+from results.records import JournalError, read_journal
 from search.storage.lease import Lease, held_elsewhere
-from search.storage.segments import Segments, read_segments
-from search.storage.store import FolderStore, StorageError, Store
+from search.storage.segments import Segments, newest_segments, read_segments
+from search.storage.store import FolderStore, StorageError, Store, UnfitNodeError
 
 
 class Journal:
@@ -29,7 +29,8 @@ class Journal:
 
     def __init__(self, path: Path, lock_counts: bool = True) -> None:
         self.path = path
-        self.failure: OSError | JournalError | None = None
+        self.failure: OSError | JournalError | None = None  # once it could not be written, nothing more is
+        self.writing = False
         self.lease: Lease | None = None
         self._segments: Segments | None = None
         self._group: list[bytes] | None = None
@@ -37,7 +38,7 @@ class Journal:
         self._file = path.open("ab", buffering=0)  # what could not be written must not be written later
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError:  # whoever has it may be writing a line: nothing is cut before the lease is ours
             if lock_counts:
                 self._file.close()
                 raise JournalError(
@@ -45,7 +46,8 @@ class Journal:
                 ) from None
         except OSError:
             pass  # a network's folder without locks: the lease tells drivers apart
-        self._drop_torn_line()
+        else:
+            self._drop_torn_line()
 
     @classmethod
     def hold(cls, path: Path, store: Store | None = None) -> Journal:
@@ -59,7 +61,8 @@ class Journal:
         # A lock that another machine's driver holds tells nothing of whether it still lives: the lease does.
         journal = cls(path, lock_counts=not held_elsewhere(place))
         try:
-            journal.lease = Lease.take(place)
+            journal.lease = Lease.take(place, _newest_generation(path, store))
+            journal._drop_torn_line()
             if store is not None:
                 history = read_segments(store)
                 journal.replace(history)
@@ -116,6 +119,9 @@ class Journal:
 
     def _put_down(self, lines: bytes) -> None:
         """Writes whole lines: into the store first, where there is one, then into the file."""
+        if self.failure is not None:
+            raise self.failure
+        self.writing = True
         try:
             if self.lease is not None:
                 self.lease.check()
@@ -126,6 +132,8 @@ class Journal:
         except (OSError, JournalError) as error:
             self.failure = error  # Ray Tune wraps what its callbacks raise; the study asks here
             raise
+        finally:
+            self.writing = False
 
     def _write(self, lines: bytes) -> None:
         """All of it or, on a full disk, nothing."""
@@ -146,6 +154,15 @@ class Journal:
         self._file.close()
 
 
+def _newest_generation(path: Path, store: Store | None) -> int:
+    """The last generation that a journal holds; claims may have been lost, or left behind when it was copied."""
+    if store is not None:
+        return newest_segments(store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a half-written last line is told of when it is cut
+        return max((record.get("generation", 0) for record in read_journal(path)), default=0)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file so that a crash leaves the old one or the new one, never half."""
     FolderStore(path.parent).put(path.name, content)
@@ -158,11 +175,13 @@ TROUBLES = {
     "cannot be written to": (errno.EACCES, errno.EPERM),
     "does not answer": (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 }
-REMEDIES = {"is full": "Make room", "does not answer": "Bring it back"}
+REMEDIES = {"is full": "Make room", "does not answer": "Bring it back", "cannot be used on every node": "Mend that"}
 
 
 def storage_trouble(error: BaseException | None) -> str:
     """What an error says of the place where a study lives ("is full"), "" where it says something else."""
+    if isinstance(error, UnfitNodeError):
+        return "cannot be used on every node"
     if isinstance(error, StorageError):
         return "does not answer"
     number = error.errno if isinstance(error, OSError) else None

@@ -17,7 +17,7 @@ import resource
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from results.state import metric_of
 from search.journal import storage_trouble, write_atomically
 from search.probe import measure_costs, probe_seconds
 from search.storage.data import check_fingerprint, source_here
-from search.storage.trial_files import TrialFiles
+from search.storage.store import UnfitNodeError
+from search.storage.trial_files import SupersededError, TrialFiles
+from spaces.chain import WEIGHT_FILES
 
 CHECKPOINT, BEST, BEFORE_DECAY, DETECTIONS, THREADS, LOG, ERROR = (
     "checkpoint.pt", "best.pt", "before_decay.pt", "detections.json", "threads", "log.txt", "error.txt",
@@ -77,8 +79,7 @@ class LegRunner:
         epochs: list[dict[str, Any]] = []
         try:
             if self.trainer is None:
-                if self.files.store is None:
-                    check_shared(Path(self.study["folder"]), self.study.get("cluster", False))
+                check_node(self.study, self.leg["config"])
                 self.files.begin()
                 self.files.bring(LOG)
                 self.trainer = self._open()
@@ -89,6 +90,9 @@ class LegRunner:
                 ]  # what the journal may lack
             if self.trainer.epoch < self.leg["to_epoch"]:
                 epochs.append(self._train_epoch())
+        except SupersededError as error:
+            self.files.end()
+            return {"epochs": [], "outcome": "interrupted", "reason": str(error)}
         except DivergedError as error:
             return self._end(epochs, "diverged", str(error), step=error.step)
         except Exception as error:
@@ -161,6 +165,7 @@ class LegRunner:
         self._follow_thread_change(torch)
         result = self.trainer.step()
         state = self.trainer.state_dict()
+        self.files.check_mine((self.study.get("generation", 0), self.leg["number"]))
         if self._is_ranked_epoch():
             write_atomically(self.folder / DETECTIONS, json.dumps(self.trainer.detections).encode())
             save_weights(state, self.folder / BEST)
@@ -261,19 +266,27 @@ def reserved_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 
 
-def check_shared(folder: Path, on_a_cluster: bool) -> None:
-    """Raises: FileNotFoundError on a node that came later and does not share the study's folder: it would train into one of
-    its own."""
-    if on_a_cluster and not (folder / PLAN_NAME).is_file():
-        raise FileNotFoundError(
-            f"node {socket.gethostname()} does not see {folder / PLAN_NAME}: mount it there as on the others"
-        )
+def check_node(study: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises: UnfitNodeError on a node of a cluster that came later and does not see what a trial needs: the study's folder, its
+    data, its weights."""
+    if not study.get("cluster"):
+        return
+    source, link = study["source"], study["source"].get("link", "")
+    data = [] if link else [path for split in ("train", "val") for path in source[split]]
+    folder = [] if study.get("storage") else [Path(study["folder"]) / PLAN_NAME]
+    for path in (
+        *folder,
+        *data,
+        *(config[name] for name in WEIGHT_FILES if Path(str(config.get(name) or "")).is_absolute()),
+    ):
+        if not Path(path).exists():
+            raise UnfitNodeError(f"node {socket.gethostname()} does not see {path}: mount it there as on the others")
 
 
 def open_data(study: dict[str, Any], canvas: tuple[int, int], train_split: str) -> Any:
     """The training data on a canvas, opened once per process; brought to this node first where it lies in an object store.
 
-    Raises: DataError where it is not what the study was planned on.
+    Raises: UnfitNodeError where it is not what the study was planned on.
     """
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource

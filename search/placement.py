@@ -28,6 +28,8 @@ from search.journal import write_atomically
 from search.leg import THREADS, LegRunner
 from search.requests import Inbox
 from search.resources import Resources
+from search.storage.store import open_store
+from search.storage.trial_files import leg_name
 
 ANSWER_WITHIN_S = 2.0
 
@@ -70,6 +72,7 @@ class LegSearcher(Searcher):
         self.engine, self.study, self.resources = engine, study, resources
         self.on_change, self.stopping = on_change, stopping
         self.legs = legs  # our trial by Tune's trial id
+        self.store = open_store(study.get("storage") or study["folder"])
         self.nodes: dict[str, str] = {}  # where a leg was last heard of
 
     def suggest(self, trial_id: str) -> Any:
@@ -82,6 +85,8 @@ class LegSearcher(Searcher):
             self._give_all_cores_to_a_lone_leg()
             return None
         self.legs[trial_id] = leg.trial
+        # Whoever still trains an earlier leg, taken for lost, finds that it is not the trial's any more.
+        self.store.put(leg_name(leg.trial), f"{self.study.get('generation', 0)} {leg.number}".encode())
         (Path(self.study["folder"]) / "trials" / leg.trial / THREADS).unlink(missing_ok=True)
         self.on_change()
         # One text each way: Tune flattens nested values and puts every one of them into its trial names.
@@ -207,8 +212,9 @@ class TakesUpRequests(tune.Callback):
 class Interruption:
     """Ctrl-C and SIGTERM end the study cleanly; a second one ends it at once (the journal is whole either way)."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_writing: Callable[[], bool] = lambda: False) -> None:
         self.happened = False
+        self.is_writing = is_writing  # a journal that is cut off in the middle of a write may not be whole
 
     def __enter__(self) -> Interruption:
         self._old = {}
@@ -218,7 +224,7 @@ class Interruption:
         return self
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.happened:
+        if self.happened and not self.is_writing():
             raise KeyboardInterrupt
         self.happened = True
 
@@ -236,7 +242,10 @@ def run_legs(
     """
     for name in ("ray.tune", "ray.tune.tune", "ray.tune.execution.tune_controller"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="dsearch-") as scratch, Interruption() as interruption:
+    with (
+        tempfile.TemporaryDirectory(prefix="dsearch-") as scratch,
+        Interruption(lambda: getattr(engine.journal, "writing", False)) as interruption,
+    ):
         legs: dict[str, str] = {}
         stop = StopWhenAsked(engine, interruption, legs)
         searcher = LegSearcher(engine, study, resources, on_change, lambda: stop.asked, legs)

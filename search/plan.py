@@ -26,6 +26,7 @@ from search.path import settle_path
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, plan_resources
 from search.rungs import rung_levels
+from search.storage.copies import COPY_OF
 from search.storage.store import Store, below, open_store
 from spaces.chain import ResolvedStep
 from spaces.distributions import as_tuple
@@ -239,3 +240,5 @@ def write_plan(study: Study) -> None:
         study.store.put(name, f"{content}\n".encode())
         if study.link:
             write_atomically(study.folder / name, f"{content}\n".encode())
+    if study.link:
+        write_atomically(study.folder / COPY_OF, f"{study.link}\n".encode())

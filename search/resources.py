@@ -77,7 +77,6 @@ class Hardware:
     nodes: tuple[Node, ...]
     gpu_name: str = ""
     is_cluster: bool = False  # more nodes may come, and a plan may ask for them
-    to_come: int = 0  # of the nodes: not there yet, but the autoscaler starts them when trials ask
 
     @property
     def gpus(self) -> int:
@@ -113,7 +112,7 @@ def hardware() -> Hardware:
     alive = [_node(found["Resources"]) for found in ray.nodes() if found["Alive"]]
     more = nodes_to_come(Path(CLUSTER_FILE).expanduser(), len(alive) - 1)
     names = sorted({node.accelerator for node in (*alive, *more) if node.accelerator})
-    return Hardware((*alive, *more), " or ".join(names), True, len(more))
+    return Hardware((*alive, *more), " or ".join(names), True)
 
 
 def _node(resources: Mapping[str, float]) -> Node:

@@ -15,9 +15,9 @@ from search.dataset import config_check, decode_canvases, describe_dataset
 from search.journal import Journal
 from search.options import Options, StudyError, check_choices, parse_set_fields
 from search.plan import Study, resources_of
-from search.storage.copies import bring_home, studies_in, study_store
+from search.storage.copies import COPY_OF, bring_home, may_hold, original_of, studies_in, study_store
 from search.storage.data import source_here
-from search.storage.store import below, is_link, open_store
+from search.storage.store import above, below, is_link, last_name, open_store
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
 from spaces.space import ResolvedSpace, resolve
@@ -68,6 +68,12 @@ def resume_plan(options: Options, say: Any) -> Study:
     """
     check_choices(options)
     link, folder = find_study_in_store(options) if options.storage else ("", find_study(options))
+    original = "" if link else original_of(folder)
+    if original:
+        raise StudyError(
+            f"--resume: {folder} is a copy of {original}; go on with that by --storage {above(original)} --name {last_name(original)}, or "
+            f"delete {folder / COPY_OF} to make the copy a study of its own, which has no checkpoints"
+        )
     plan = read_plan(folder)
     default = Options(kind=options.kind)
     if _kind(plan) != options.kind:
@@ -220,8 +226,7 @@ def find_study_in_store(options: Options) -> tuple[str, Path]:
         store = study_store(link)
     except JournalError as error:
         raise StudyError(f"--resume: {error}") from None
-    here = folder / PLAN_NAME
-    if here.is_file() and here.read_bytes() != store.get(PLAN_NAME):
+    if not may_hold(folder, store):
         raise StudyError(f"--resume: {folder} holds another study than {link}; give another --runs-dir for its copy")
     Journal(folder / JOURNAL_NAME).close()  # refuses a copy that a search on this machine is writing
     bring_home(store, folder)

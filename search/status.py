@@ -23,7 +23,6 @@ from search.options import StudyError
 from search.progress import describe_values, seconds_to_go
 from search.rungs import make_scheduler
 from search.storage.copies import look_at
-from search.storage.store import StorageError
 
 SHOWN = 24  # trials in the terminal; --json has all
 FAILURES = ("failed", "diverged", "infeasible")
@@ -146,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", help="study folder, e.g. runs/retinanet-1, or its link, s3://bucket/prefix/NAME")
     parser.add_argument("--json", action="store_true", help="one JSON object (default: for the terminal)")
     options = parser.parse_args(arguments)
-    with command(JournalError, StudyError, StorageError):
+    with command(JournalError, StudyError, OSError):
         told = status(options.run)
     if options.json:
         print(json.dumps(told))

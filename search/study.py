@@ -100,10 +100,12 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
 
 
 def settle_storage(options: Options) -> Options:
-    """A --storage that is a folder is where runs lie; a link stays what it is.
+    """A --storage that is a folder is where runs lie; a link stays what it is, and is one that may be written down.
 
     Raises: StudyError for a link that cannot be, or two places.
     """
+    if options.data and is_link(options.data):
+        check_link(options.data, "--data")
     if options.storage is None:
         return options
     if is_link(options.storage):
@@ -151,9 +153,9 @@ def _search(
 ) -> StudyResult:
     plan, resources = study.plan, study.resources
     journal = hold_journal(study)
-    state = StudyState.of_plan(plan, read_journal(journal.path))
-    engine = engine_of(study, state, journal, scheduler)
     try:
+        state = StudyState.of_plan(plan, read_journal(journal.path))
+        engine = engine_of(study, state, journal, scheduler)
         engine.record(
             "session_started", started=started, resumed=study.resumed, slots=resources.slots, threads=resources.threads,
             device=resources.device, **{name: plan[name] for name in (*EXTENDS, *EDITED) if name in plan},
@@ -161,21 +163,21 @@ def _search(
         drop_old_stops(study.store)
         if study.extend_to:
             engine.extend(study.extend_to)
-        interrupted = _run_legs(study, engine, expected, console)
+        interrupted = _run_legs(study, engine, journal, expected, console)
         if engine.storage_trouble:
-            return _paused(study, engine.storage_trouble, say)
+            return _paused(study, engine.storage_trouble, engine.storage_reason, say)
         if study.steps and not interrupted:
             profile_steps(study, engine, say)
         reason = closing.end(engine, scheduler, interrupted)
         if options.test:
             closing.score_on_test(study, engine, reason, say)
     except Exception as error:
-        cause = journal.failure or error
-        if isinstance(cause, JournalError):
+        cause = journal.failure or _root_of(error)
+        if isinstance(cause, (JournalError, StudyError)):
             raise cause from None
         if not storage_trouble(cause):
             raise
-        return _paused(study, storage_trouble(cause), say)
+        return _paused(study, storage_trouble(cause), str(cause), say)
     finally:
         journal.close()
     try:
@@ -183,7 +185,17 @@ def _search(
     except OSError as error:
         if not storage_trouble(error):
             raise
-        return _paused(study, storage_trouble(error), say)
+        return _paused(study, storage_trouble(error), str(error), say)
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """What lies behind an error that Ray Tune has wrapped: the first that says something of the storage, else itself."""
+    found: BaseException | None = error
+    while found is not None:
+        if storage_trouble(found):
+            return found
+        found = found.__cause__ or found.__context__
+    return error
 
 
 def hold_journal(study: Study) -> Journal:
@@ -199,10 +211,11 @@ def hold_journal(study: Study) -> Journal:
         ) from None
 
 
-def _paused(study: Study, trouble: str, say: Any) -> StudyResult:
+def _paused(study: Study, trouble: str, reason: str, say: Any) -> StudyResult:
     place = study.link or ("the disk of " * (trouble == "is full") + str(study.folder))
     remedy = REMEDIES.get(trouble, "Make it writable")
     say(f"{place} {trouble}: the study is paused. {remedy}, then: {closing.resume_command(study)}")
+    say(f"  {reason}")
     return StudyResult(study.folder, {}, EXIT_PAUSED)
 
 
@@ -249,7 +262,7 @@ def engine_of(study: Study, state: StudyState, journal: Journal, scheduler: Sche
     )  # fmt: skip
 
 
-def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console) -> bool:
+def _run_legs(study: Study, engine: Engine, journal: Journal, expected: Forecast, console: Console) -> bool:
     """Starts Ray, trains until the engine is done; returns whether the user interrupted."""
     temp_dir = tempfile.mkdtemp(prefix="ds-")  # short: Ray's socket paths must stay under 107 characters
     ray = start_ray(study.resources, temp_dir)
@@ -262,6 +275,7 @@ def _run_legs(study: Study, engine: Engine, expected: Forecast, console: Console
         "folder": str(study.folder.resolve()),
         "storage": study.link,
         "fingerprint": study.plan["dataset"]["fingerprint"],
+        "generation": journal.lease.generation if journal.lease else 0,
         "cluster": joins_cluster(),
         "source": study.plan["source"],
         "skip_bad": study.plan["skip_bad"],

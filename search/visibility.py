@@ -24,17 +24,25 @@ def check_nodes(ray: Any, where: str, source: dict[str, Any]) -> None:
 
     store = open_store(where)
     digest = hashlib.sha256(store.get(PLAN_NAME) or b"").hexdigest()
-    needed = [str(path) for split in ("train", "val", "extended") for path in source.get(split) or ()]
+    link = source.get("link", "")  # of a bucket, or of the street, which every node makes
+    paths = [str(path) for split in ("train", "val", "extended") for path in source.get(split) or ()]
+    needed = [link] if is_link(link) else [] if link else paths
     look = ray.remote(num_cpus=0, max_retries=0)(look_around)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            where, digest, [source["link"]] if source.get("link") else needed, f".seen-{uuid.uuid4().hex}"
+            where, digest, needed, f".seen-{uuid.uuid4().hex}"
         )
         for node in nodes
     ]
     for node, answer in zip(nodes, asked, strict=True):
-        host, problem, mark = ray.get(answer, timeout=LONGEST_WAIT_S)
+        try:
+            host, problem, mark = ray.get(answer, timeout=LONGEST_WAIT_S)
+        except ray.exceptions.RayError as error:  # it does not answer in time, or lacks the project
+            said = str(error).strip().splitlines()[-1]
+            raise StudyError(
+                f"node {node['NodeManagerAddress']}: cannot be asked what it sees; it said: {said}"
+            ) from None
         place = f"{host} ({node['NodeManagerAddress']})"
         if problem:
             raise StudyError(f"node {place}: {problem}")

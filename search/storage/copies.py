@@ -15,6 +15,7 @@ from search.storage.store import FolderStore, Store, check_link, get_files, is_l
 REQUESTS = "requests/"
 OF_THE_PLACE = (segments.PREFIX, lease.PREFIX, REQUESTS)  # how the study is kept, no part of it
 WEIGHTS = ".pt"
+COPY_OF = "copy_of.txt"  # in a copy: where the study lives
 # What the workers put into the store themselves.
 OF_WORKERS = ("config.json", "detections.json", "log.txt", "error.txt")
 
@@ -34,13 +35,28 @@ def study_store(where: str | Path) -> Store:
 
 def bring_home(store: Store, folder: Path) -> int:
     """Fills a folder with a study: its plan, journal, results and logs, no weights. Returns the number of files."""
-    names = [name for name in store.sizes() if not name.startswith(OF_THE_PLACE) and not name.endswith(WEIGHTS)]
+    names = [
+        name for name in store.sizes() if not name.startswith(OF_THE_PLACE) and not name.endswith((WEIGHTS, COPY_OF))
+    ]
     journal = read_segments(store)
     if journal:
         names = [name for name in names if name != JOURNAL_NAME]
         FolderStore(folder).put(JOURNAL_NAME, journal)
     get_files(store, names, folder)
+    FolderStore(folder).put(COPY_OF, f"{store.where}\n".encode())
     return len(names) + bool(journal)
+
+
+def may_hold(folder: Path, store: Store) -> bool:
+    """Whether a folder is free for a copy of a study: it holds no other."""
+    plan = folder / PLAN_NAME
+    return not plan.is_file() or plan.read_bytes() == store.get(PLAN_NAME)
+
+
+def original_of(folder: Path) -> str:
+    """Where the study lives that a folder is a copy of; "" for a study of its own."""
+    file = folder / COPY_OF
+    return file.read_text().strip() if file.is_file() else ""
 
 
 def best_weights(trial: str) -> str:
@@ -55,7 +71,7 @@ def leave_results(store: Store, folder: Path) -> None:
 
 
 def _of_others(name: str) -> bool:
-    return name.startswith(OF_THE_PLACE) or name.endswith((JOURNAL_NAME, WEIGHTS, *OF_WORKERS))
+    return name.startswith(OF_THE_PLACE) or name.endswith((JOURNAL_NAME, COPY_OF, WEIGHTS, *OF_WORKERS))
 
 
 def look_at(where: str | Path) -> tuple[dict[str, Any], StudyState]:

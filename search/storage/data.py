@@ -10,7 +10,8 @@ from typing import Any
 
 from detector.data.cache import cache_home, exclusive_lock
 from detector.data.dataset import DataError, DataSource
-from search.storage.store import StorageError, get_files, open_store, remove_folder
+from search.storage.store import UnfitNodeError, get_files, is_link, last_name, open_store, remove_folder
+from search.street import LINK, street_here
 
 NEEDED = ("train.json", "val.json")
 
@@ -20,26 +21,23 @@ def fetch_data(link: str) -> Path:
 
     The copy is known by the names and sizes that the store lists: data that changed there is fetched anew.
 
-    Raises: DataError where the link holds no dataset or cannot be read.
+    Raises: DataError where the link holds no dataset, StorageError where it cannot be read.
     """
     store = open_store(link)
-    try:
-        listed = store.sizes()
-        missing = [name for name in NEEDED if name not in listed]
-        if missing:
-            raise DataError(
-                f"--data {link}: must hold train.json, val.json and images/; missing: {', '.join(missing)} (found {len(listed)} objects)"
-            )
-        digest = hashlib.sha256(json.dumps([link, sorted(listed.items())]).encode()).hexdigest()[:16]
-        folder = cache_home() / "fetched" / digest / link.rstrip("/").rpartition("/")[2]
-        with exclusive_lock(folder.parent.with_suffix(".lock")):
-            if not folder.is_dir():
-                unfinished = folder.with_name(f"{folder.name}.unfinished")
-                remove_folder(unfinished)
-                get_files(store, listed, unfinished)
-                unfinished.rename(folder)
-    except StorageError as error:
-        raise DataError(f"--data: {error}") from None
+    listed = store.sizes()
+    missing = [name for name in NEEDED if name not in listed]
+    if missing:
+        raise DataError(
+            f"--data {link}: must hold train.json, val.json and images/; missing: {', '.join(missing)} (found {len(listed)} objects)"
+        )
+    digest = hashlib.sha256(json.dumps([link, sorted(listed.items())]).encode()).hexdigest()[:16]
+    folder = cache_home() / "fetched" / digest / last_name(link)
+    with exclusive_lock(folder.parent.with_suffix(".lock")):
+        if not folder.is_dir():
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            remove_folder(unfinished)
+            get_files(store, listed, unfinished)
+            unfinished.rename(folder)
     return folder
 
 
@@ -51,14 +49,20 @@ def fetched_source(link: str) -> DataSource:
 
 
 def source_here(source: dict[str, Any]) -> dict[str, Any]:
-    """A study's source as it lies on this machine: fetched where it came from an object store, else as it is."""
-    return fetched_source(source["link"]).to_dict() if source.get("link") else source
+    """A study's source as it lies on this machine: fetched where it came from an object store, made where it is the street
+    and is not there, else as it is."""
+    link = source.get("link", "")
+    if is_link(link):
+        return fetched_source(link).to_dict()
+    if link.startswith(LINK) and not Path(source["train"][0]).is_file():
+        return street_here(link).to_dict()
+    return source
 
 
 def check_fingerprint(found: str, planned: str | None, name: str) -> None:
-    """Raises: DataError where a node's data is not what the study was planned on."""
+    """Raises: UnfitNodeError where a node's data is not what the study was planned on."""
     if planned and not planned.startswith(found):
-        raise DataError(
+        raise UnfitNodeError(
             f"node {socket.gethostname()}: {name} has fingerprint {found} here, the study was planned on {planned}: scores would "
             "not compare. Give this node the same files, or clear its cache"
         )

@@ -46,8 +46,8 @@ class Lease:
         self._failing = False
 
     @classmethod
-    def take(cls, store: Store) -> Lease:
-        """The next generation's lease.
+    def take(cls, store: Store, written: int = 0) -> Lease:
+        """The lease of the next generation, higher than all that were claimed and than `written`, the journal's last.
 
         Raises: JournalError while another driver holds the study, StorageError where the store cannot be written.
         """
@@ -56,7 +56,7 @@ class Lease:
             for name in claims:
                 if _generation(name) == _generation(claims[-1]):
                     _refuse_if_alive(store, name)
-            lease = cls(store, _generation(claims[-1]) + 1 if claims else 1)
+            lease = cls(store, max(written, _generation(claims[-1]) if claims else 0) + 1)
             lease._beat()
             rivals = [name for name in _claims(store) if _generation(name) >= lease.generation and name != lease.name]
             if not rivals:

@@ -41,6 +41,12 @@ class Segments:
         self.store.put(f"{PREFIX}{self.generation:08d}-{self.number:08d}.all.jsonl", bytes(self._content))
 
 
+def newest_segments(store: Store) -> int:
+    """The newest generation that has segments; 0 where there are none."""
+    found = (NAME.fullmatch(name) for name in store.sizes(PREFIX))
+    return max((int(match[1]) for match in found if match), default=0)
+
+
 def read_segments(store: Store) -> bytes:
     """The journal's lines: the newest generation's latest snapshot and every segment after it.
 

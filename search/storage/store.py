@@ -30,6 +30,10 @@ class StorageError(OSError):
     """A store that cannot be read or written; the message names it, and what it said."""
 
 
+class UnfitNodeError(StorageError):
+    """A node that lacks what its trials need; the message names it, and what is to be mended."""
+
+
 class Store(Protocol):
     """Where a study's files are kept, by names relative to it (`trials/ab12cd34/checkpoint.pt`)."""
 
@@ -160,10 +164,14 @@ def is_link(where: str | Path) -> bool:
 
 def check_link(where: str, option: str) -> None:
     """Raises: StudyError for a link that is none of ours, or that holds what must not be written down."""
-    parts = urlsplit(where)
-    if parts.scheme != SCHEME or not parts.hostname:
+    try:
+        parts = urlsplit(where)
+        whole = parts.scheme == SCHEME and bool(parts.hostname) and "//" not in parts.path
+    except ValueError:
+        whole = False
+    if not whole:
         raise StudyError(f"{option} must be a folder or {SCHEME}://bucket/prefix, got {_without_secrets(where)}")
-    if "@" in parts.netloc or any(name not in LINK_PARAMETERS for name in parse_qs(parts.query)):
+    if "@" in parts.netloc + parts.query or any(name not in LINK_PARAMETERS for name in parse_qs(parts.query)):
         raise StudyError(
             f"{option} {_without_secrets(where)}: must hold no keys and no parameters but {', '.join(LINK_PARAMETERS)}. Give keys by "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials or the machine's role; they are never written down"
@@ -171,8 +179,8 @@ def check_link(where: str, option: str) -> None:
 
 
 def _without_secrets(link: str) -> str:
-    parts = urlsplit(link)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = link.partition("?")[0].partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def open_store(where: str | Path) -> Store:
@@ -188,10 +196,27 @@ def below(where: str, name: str) -> str:
     return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
 
+def above(where: str) -> str:
+    """The link or path that holds a place: the inverse of `below`."""
+    if not is_link(where):
+        return str(Path(where).parent)
+    parts = urlsplit(where)
+    return parts._replace(path=parts.path.rstrip("/").rpartition("/")[0]).geturl()
+
+
+def last_name(where: str) -> str:
+    """The last part of a link or path."""
+    return (urlsplit(where).path if is_link(where) else where).rstrip("/").rpartition("/")[2] or urlsplit(where).netloc
+
+
 def get_files(store: Store, names: Iterable[str], folder: Path) -> None:
     """Brings files into a folder, several at a time; what has gone meanwhile stays away."""
 
     def bring(name: str) -> None:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StorageError(
+                f"{store.where}: holds {name!r}, which would lead out of {folder}; nothing of it is taken"
+            )
         content = store.get(name)
         if content is not None:
             FolderStore(folder).put(name, content)

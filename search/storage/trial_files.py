@@ -15,7 +15,8 @@ class TrialFiles:
     def __init__(self, study: dict[str, Any], trial: str) -> None:
         self.trial = trial
         self.store: Store | None = open_store(study["storage"]) if study.get("storage") else None
-        self.study = scratch_of(study["folder"]) if self.store else Path(study["folder"])
+        self.place = open_store(study.get("storage") or study["folder"])
+        self.study = Path(tempfile.mkdtemp(prefix="detector-search-leg-")) if self.store else Path(study["folder"])
 
     @property
     def folder(self) -> Path:
@@ -23,9 +24,7 @@ class TrialFiles:
         return self.study / "trials" / self.trial
 
     def begin(self) -> None:
-        """Makes the folder; what a leg that died here left in it is not the trial's newest."""
-        if self.store is not None:
-            remove_folder(self.folder)
+        """Makes the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def bring(self, *names: str, of: str = "") -> Path:
@@ -44,9 +43,20 @@ class TrialFiles:
     def end(self) -> None:
         """Frees this node's disk of what the store has."""
         if self.store is not None:
-            remove_folder(self.folder)
+            remove_folder(self.study)
+
+    def check_mine(self, leg: tuple[int, int]) -> None:
+        """Raises: SupersededError once a later leg of the trial has begun: this one was given up, and must not write over it."""
+        said = self.place.get(leg_name(self.trial))
+        newest = tuple(int(word) for word in (said or b"").split())
+        if newest > leg:
+            raise SupersededError(f"a later leg of trial {self.trial} has begun elsewhere")
 
 
-def scratch_of(folder: str) -> Path:
-    """Where a node keeps the files of a study's trials while they train, by the study's folder on its driver."""
-    return Path(tempfile.gettempdir()) / "detector-search" / Path(folder).name
+class SupersededError(RuntimeError):
+    """A leg that was taken for lost goes on, and finds that another has begun in its place."""
+
+
+def leg_name(trial: str) -> str:
+    """The file that names a trial's newest leg: generation of its driver, number."""
+    return f"trials/{trial}/leg"

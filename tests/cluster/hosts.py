@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.running import ROOT
+
 SSHD = "/usr/sbin/sshd"
 ADDRESSES = "10.{net}.0.{host}"
 
@@ -152,7 +154,9 @@ class Network:
             f"ListenAddress {self.address(number)}\nHostKey {place}/host_key\nPermitRootLogin prohibit-password\n"
             f"PasswordAuthentication no\nPidFile none\nStrictModes no\nUsePAM no\nSubsystem sftp internal-sftp\n"
         )
-        (place / "home" / "detector-search-env").symlink_to(sys.prefix)  # the environment of these tests
+        # The environment of these tests, as one that is installed already.
+        (place / "home" / "detector-search-env").symlink_to(sys.prefix)
+        shutil.copy(ROOT / "constraints.txt", place / "home" / ".detector-search-versions")
         outside, inside = f"ds{self.number}o{number}", f"ds{self.number}i{number}"
         _run("ip", "link", "add", outside, "type", "veth", "peer", "name", inside)
         boot = BOOT.format(place=place, name=name, sshd=SSHD)

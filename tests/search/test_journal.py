@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +169,64 @@ def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "plan.json", b"new")
     assert (tmp_path / "plan.json").read_bytes() == b"old"
+
+
+class TestGenerations:
+    """What one driver writes after another has taken over does not count."""
+
+    def test_an_older_drivers_late_lines_are_left_out(self, tmp_path: Path) -> None:
+        path = tmp_path / "journal.jsonl"
+        lines = [(1, "a"), (1, "b"), (2, "taken"), (1, "late"), (2, "c"), (1, "later")]
+        path.write_text("".join(json.dumps({"event": event, "generation": number}) + "\n" for number, event in lines))
+        assert [record["event"] for record in read_journal(path)] == ["a", "b", "taken", "c"]
+
+    def test_lines_of_before_there_were_generations_count(self, tmp_path: Path) -> None:
+        path = tmp_path / "journal.jsonl"
+        path.write_text('{"event": "old"}\n{"event": "new", "generation": 1}\n{"event": "noted"}\n')
+        assert [record["event"] for record in read_journal(path)] == ["old", "new", "noted"]
+
+    def test_each_driver_marks_where_it_begins(self, tmp_path: Path) -> None:
+        for number in (1, 2):
+            journal = Journal.hold(tmp_path / "journal.jsonl")
+            assert journal.append("note")["generation"] == number
+            journal.close()
+        records = read_journal(tmp_path / "journal.jsonl")
+        assert [r["event"] for r in records] == ["lease_taken", "note"] * 2
+
+    def test_claims_that_were_lost_do_not_hide_what_comes(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            Journal.hold(tmp_path / "journal.jsonl").close()
+        shutil.rmtree(tmp_path / "lease")
+        journal = Journal.hold(tmp_path / "journal.jsonl")
+        journal.append("note")
+        journal.close()
+        assert read_journal(tmp_path / "journal.jsonl")[-1]["event"] == "note"
+
+
+def test_a_group_is_written_at_its_end_and_whole(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    with journal.group():
+        journal.append("one")
+        assert read_journal(journal.path) == []
+        journal.append("two")
+    assert [record["event"] for record in read_journal(journal.path)] == ["one", "two"]
+    with suppress(RuntimeError), journal.group():
+        journal.append("three")
+        raise RuntimeError
+    assert read_journal(journal.path)[-1]["event"] == "three", "the state has it already"
+    journal.close()
+
+
+def test_after_a_write_that_failed_nothing_more_is_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("one")
+    own = journal._file
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        journal._file = full
+        with pytest.raises(OSError, match="No space left"):
+            journal.append("two")
+    journal._file = own
+    with pytest.raises(OSError, match="No space left"):
+        journal.append("three")
+    assert [record["event"] for record in read_journal(journal.path)] == ["one"]
+    journal.close()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from search.leg import check_shared
+from search.leg import check_node
+from search.storage.store import UnfitNodeError
 from search.visibility import look_around
+from spaces.chain import WEIGHT_FILES
 
 
 @pytest.fixture
@@ -46,8 +48,20 @@ def test_data_that_is_not_there(folder: Path) -> None:
     assert not (folder / mark).exists(), "nothing is left behind"
 
 
-def test_a_node_that_came_later_does_not_train_into_a_folder_of_its_own(folder: Path, tmp_path: Path) -> None:
-    check_shared(folder, on_a_cluster=True)
-    check_shared(tmp_path / "gone", on_a_cluster=False)
-    with pytest.raises(FileNotFoundError, match=r"node .* does not see .*study\.json"):
-        check_shared(tmp_path / "gone", on_a_cluster=True)
+def test_a_node_that_came_later_is_asked_too(folder: Path, tmp_path: Path) -> None:
+    study = {"folder": str(folder), "cluster": True, "source": {"train": [str(folder)] * 2, "val": [str(folder)] * 2}}
+    check_node(study, {})
+    check_node({**study, "folder": str(tmp_path / "gone"), "cluster": False}, {})
+    for lacking in (
+        {"folder": str(tmp_path / "gone")},
+        {"source": {"train": [str(folder), str(tmp_path / "gone")], "val": [str(folder)] * 2}},
+    ):
+        with pytest.raises(UnfitNodeError, match=f"node .* does not see {tmp_path / 'gone'}"):
+            check_node({**study, **lacking}, {})
+    with pytest.raises(UnfitNodeError, match=f"does not see {tmp_path}/weights.pt"):
+        check_node(study, {min(WEIGHT_FILES): f"{tmp_path}/weights.pt"})
+    linked = {
+        "source": {"train": ["/gone"] * 2, "val": ["/gone"] * 2, "link": "s3://bucket/data"},
+        "storage": "s3://bucket/s",
+    }
+    check_node({**study, **linked, "folder": "/gone"}, {})

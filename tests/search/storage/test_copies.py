@@ -9,6 +9,7 @@ import pytest
 
 from results.records import JournalError, read_journal
 from results.state import read_study
+from search.clean import main as clean
 from search.control import main as control
 from search.fetch import main as fetch
 from search.options import Options, StudyError
@@ -97,12 +98,54 @@ def test_results_come_home_without_checkpoints(study: Study, tmp_path: Path) -> 
     bring_home(study.store, home)
     there = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
     assert there == {
-        "study.json", "ground_truth.json", "journal.jsonl", "results/leaderboard.csv", f"trials/{trial}/detections.json", f"trials/{trial}/log.txt",
+        "study.json", "ground_truth.json", "journal.jsonl", "copy_of.txt", "results/leaderboard.csv", f"trials/{trial}/detections.json", f"trials/{trial}/log.txt",
     }  # fmt: skip
     assert (home / "trials" / trial / "detections.json").read_text() == "detections.json", "what its worker left"
 
 
+def test_a_copy_is_not_gone_on_with_by_mistake(study: Study, tmp_path: Path, link: str) -> None:
+    with pytest.raises(StudyError, match=f"is a copy of {link}/s; go on with that by --storage {link} --name s"):
+        resume_plan(Options(space="smoke", resume=True, name="s", runs_dir=str(tmp_path / "runs")), say)
+    fetch([study.link, "--to", str(tmp_path / "home" / "s")])
+    with pytest.raises(StudyError, match=f"is a copy of {link}/s"):
+        resume_plan(Options(space="smoke", resume=True, name="s", runs_dir=str(tmp_path / "home")), say)
+    (tmp_path / "home" / "s" / "copy_of.txt").unlink()
+    own = resume_plan(Options(space="smoke", resume=True, name="s", runs_dir=str(tmp_path / "home")), say)
+    assert own.link == ""
+    journal = hold_journal(own)
+    journal.append("study_ended", reason="done")
+    journal.close()
+    assert read_study(own.folder)[1].ended == "done", (
+        "its generation is above that of the study that it was copied from"
+    )
+
+
+def test_lost_claims_do_not_restart_the_count(study: Study) -> None:
+    for name in study.store.sizes("lease/"):
+        study.store.delete(name)
+    journal = hold_journal(study)
+    journal.append("study_ended", reason="done")
+    journal.close()
+    assert look_at(study.link)[1].ended == "done"
+
+
 class TestCommands:
+    def test_clean_frees_the_store(self, study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+        trials = [trial.id for trial in look_at(study.link)[1].trials.values() if trial.leg_target is None]
+        for trial in trials:
+            study.store.put(f"trials/{trial}/checkpoint.pt", b"12345678" * 20_000)
+        clean([study.link, "--keep", "best", "--dry-run"])
+        said = capsys.readouterr().err
+        clean([study.link, "--keep", "best"])
+        assert capsys.readouterr().err == said.replace("would free", "freed")
+        assert len([name for name in study.store.sizes("trials/") if name.endswith(".pt")]) == 1
+        dropped = [r["trial"] for r in look_at(study.link)[1].records if r["event"] == "checkpoint_dropped"]
+        assert len(dropped) == len(trials) - 1
+
+    def test_a_report_needs_a_folder(self, study: Study) -> None:
+        with pytest.raises(JournalError, match="bring the study home first, by python -m search.fetch"):
+            read_study(Path(study.link))
+
     def test_status_of_a_link(self, study: Study, capsys: pytest.CaptureFixture[str]) -> None:
         status([study.link, "--json"])
         told = json.loads(capsys.readouterr().out)

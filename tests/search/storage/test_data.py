@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from detector.data.dataset import DataError
 from search.plan import write_plan
 from search.storage.data import check_fingerprint, fetch_data, fetched_source, source_here
-from search.storage.store import open_store
+from search.storage.store import UnfitNodeError, open_store
+from search.street import make_street
+from spaces.space import StreetData
 from tests.s3_server import S3Server
 from tests.search.builders import planned, write_dataset
 
@@ -58,6 +61,22 @@ def test_a_plan_names_the_link_and_another_machine_finds_its_own_copy(
     assert Path(here["train"][0]).is_file()
 
 
+def test_a_link_has_its_own_extended_images(data_link: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--extended-annotations goes with a folder"):
+        planned(tmp_path, Path("/"), data=data_link, extended_annotations="more.json")
+
+
+def test_the_street_is_made_where_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    street = make_street(StreetData(2, 1, 1, 90), print).to_dict()
+    assert source_here(street) is street
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))
+    shutil.rmtree(tmp_path / "one")
+    there = source_here(street)
+    assert Path(there["train"][0]).is_relative_to(tmp_path / "two")
+    assert {key: there[key] for key in ("name", "link")} == {key: street[key] for key in ("name", "link")}
+
+
 def test_a_folder_stays_where_it_is(tmp_path: Path) -> None:
     source = {"name": "x", "train": ["a", "b"], "val": ["c", "d"]}
     assert source_here(source) is source
@@ -74,6 +93,6 @@ def test_another_fingerprint_is_refused_with_the_node() -> None:
     check_fingerprint("aaaabbbb", "aaaabbbbcccc", "boards")
     check_fingerprint("aaaabbbb", None, "boards")
     with pytest.raises(
-        DataError, match="node .*: boards has fingerprint ddddbbbb here, the study was planned on aaaabbbb"
+        UnfitNodeError, match="node .*: boards has fingerprint ddddbbbb here, the study was planned on aaaabbbb"
     ):
         check_fingerprint("ddddbbbb", "aaaabbbb", "boards")

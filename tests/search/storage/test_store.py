@@ -10,7 +10,17 @@ import pytest
 
 from search.options import StudyError
 from search.storage import store as module
-from search.storage.store import StorageError, Store, below, check_link, get_files, open_store, put_files
+from search.storage.store import (
+    StorageError,
+    Store,
+    above,
+    below,
+    check_link,
+    get_files,
+    last_name,
+    open_store,
+    put_files,
+)
 from tests.s3_server import S3Server
 
 Opened = Callable[[], Store]
@@ -68,6 +78,12 @@ def test_many_files_there_and_back(opened: Opened, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/tmp/out.txt"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StorageError, match="would lead out of"):
+        get_files(open_store(tmp_path), [name], tmp_path / "there")
+
+
 class TestAnUnwillingServer:
     def test_a_while_of_503_is_waited_through(self, s3: S3Server, link: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.2)
@@ -106,13 +122,19 @@ class TestAnUnwillingServer:
 
 
 class TestLinks:
-    @pytest.mark.parametrize("link", ["gs://bucket/x", "http://host/x", "s3://", "s3:///x"])
+    @pytest.mark.parametrize("link", ["gs://bucket/x", "http://host/x", "s3://", "s3:///x", "s3://b//x", "s3://[x"])
     def test_what_is_no_link_of_ours(self, link: str) -> None:
         with pytest.raises(StudyError, match=r"--storage must be a folder or s3://bucket/prefix, got"):
             check_link(link, "--storage")
 
     @pytest.mark.parametrize(
-        "link", ["s3://AKIA:hidden@bucket/x", "s3://bucket/x?secret_key=hidden", "s3://bucket?access_key=hidden"]
+        "link",
+        [
+            "s3://AKIA:hidden@bucket/x",
+            "s3://bucket/x?secret_key=hidden",
+            "s3://bucket?access_key=hidden",
+            "s3://b?endpoint_override=http://k:hidden@h",
+        ],
     )
     def test_one_with_a_secret_is_refused_and_not_repeated(self, link: str) -> None:
         with pytest.raises(StudyError) as refused:
@@ -124,6 +146,14 @@ class TestLinks:
         check_link("s3://bucket/x?region=eu-north-1&endpoint_override=localhost:1&scheme=http", "--storage")
         assert below("s3://bucket/x/?region=eu-north-1", "a") == "s3://bucket/x/a?region=eu-north-1"
         assert below("s3://bucket", "a") == "s3://bucket/a"
+        for place in (
+            "s3://b/x?endpoint_override=h:9000&scheme=http",
+            "s3://b?region=eu-north-1",
+            "s3://b/x/y",
+            "/mnt/runs",
+        ):
+            assert above(below(place, "a")) == place
+            assert last_name(below(place, "a")) == "a"
         assert below("/mnt/runs", "a") == "/mnt/runs/a"
 
     def test_a_server_named_in_the_link(self, s3: S3Server, link: str, monkeypatch: pytest.MonkeyPatch) -> None:
