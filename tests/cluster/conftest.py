@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
     lacking = why_not()
     if lacking:
         pytest.skip(f"hosts in network namespaces: {lacking}")
-    made = Network(tmp_path / "net", random.Random(os.getpid()).randrange(20, 250))
+    made = Network(tmp_path / "net")
     try:
         made.begin()
         yield made

@@ -1,12 +1,13 @@
 """Hosts of a network of their own on one machine: network namespaces with private processes, mounts, home and sshd.
 
-Needs root, iproute2, openssh-server and util-linux; `why_not()` says what is missing. Names and addresses are drawn by
-process, so that two runs on one machine do not meet.
+Needs root, iproute2, openssh-server and util-linux; `why_not()` says what is missing. Names and addresses are drawn,
+so that two runs on one machine do not meet.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -115,7 +116,7 @@ class Network:
     """A bridge on this machine and the hosts behind it; this machine is its first address."""
 
     place: Path
-    number: int
+    number: int = 0  # in names and addresses; the first that nobody on this machine has
     hosts: list[Host] = field(default_factory=list)
 
     @property
@@ -126,7 +127,12 @@ class Network:
         return ADDRESSES.format(net=self.number, host=host)
 
     def begin(self) -> None:
-        _run("ip", "link", "add", self.bridge, "type", "bridge")
+        for self.number in random.sample(range(20, 250), 50):
+            with suppress(subprocess.CalledProcessError):
+                _run("ip", "link", "add", self.bridge, "type", "bridge")
+                break
+        else:
+            raise AssertionError("fifty networks of these tests are on this machine already")
         _run("ip", "addr", "add", f"{self.address(1)}/24", "dev", self.bridge)
         _run("ip", "link", "set", self.bridge, "up")
         self.place.mkdir(parents=True, exist_ok=True)
@@ -181,7 +187,8 @@ class Network:
                 host.process.kill()
                 host.process.wait(30)
             subprocess.run(["ip", "link", "del", host.device], check=False, capture_output=True)
-        subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
+        if self.number:
+            subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
 
 
 def _wait(true: object, problem: str, seconds: float = 30) -> None:

@@ -172,7 +172,7 @@ def test_an_old_driver_comes_back_to_life(fault: Fault, cluster: Cluster) -> Non
 def test_a_second_driver_is_refused_while_the_first_lives(fault: Fault, cluster: Cluster) -> None:
     other = cluster.hosts.add("next")  # first of all: the study is not to end while this host starts
     cluster.hosts.start_head(other)
-    first = fault.begin("--epochs", "27")
+    first = fault.begin("--trials", "40")
     cluster.driver = other
     second = cluster.start("--space", "smoke", "--runs-dir", str(fault.runs), "--resume", "--name", "f")
     assert second.wait(STOP_TIMEOUT) == 2, second.text()[-3000:]
