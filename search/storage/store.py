@@ -19,6 +19,7 @@ SCHEME = "s3"
 PATIENCE_S = 120.0  # a store that does not answer is asked again for so long
 IMPATIENCE_S = 5.0  # and for so long once that was in vain
 LONGEST_PAUSE_S = 10.0
+_GIVEN_UP: set[str] = set()  # servers of this process whose last request was given up, whoever asked
 THREADS = 16  # transfers at a time: an object store answers many requests as fast as one
 # What no waiting mends, as the AWS SDK words it.
 LASTING = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID",
@@ -90,11 +91,11 @@ class ObjectStore:
         from pyarrow import fs
 
         self.where = link
-        self._gave_up = False  # the last request was given up; whoever asks next need not wait as long
         parts = urlsplit(link)
         asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         endpoint = asked.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""  # fmt: skip
         scheme, _, host = endpoint.rpartition("://")
+        self._server = f"{endpoint}/{parts.netloc}"
         self._root = f"{parts.netloc}{parts.path}".rstrip("/")
         self._fs = fs.S3FileSystem(
             region=asked.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
@@ -138,11 +139,11 @@ class ObjectStore:
 
         Raises: StorageError once patience is over, or at once for what waiting does not mend.
         """
-        until, pause = time.monotonic() + (IMPATIENCE_S if self._gave_up else PATIENCE_S), 0.5
+        until, pause = time.monotonic() + (IMPATIENCE_S if self._server in _GIVEN_UP else PATIENCE_S), 0.5
         while True:
             try:
                 result = action()
-                self._gave_up = False
+                _GIVEN_UP.discard(self._server)
                 return result
             except FileNotFoundError:
                 if doing == "writing":
@@ -150,8 +151,10 @@ class ObjectStore:
                 return None
             except OSError as error:
                 told = " ".join(str(error).split())
-                self._gave_up = time.monotonic() + pause > until
-                if self._gave_up or any(word in told for word in LASTING):
+                over = time.monotonic() + pause > until
+                if over:
+                    _GIVEN_UP.add(self._server)
+                if over or any(word in told for word in LASTING):
                     raise StorageError(f"{self.where}: {doing} {name or 'it'} failed; the store said: {told}") from None
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
