@@ -23,7 +23,7 @@ from tests.running import (
 from tests.s3_server import KEYS, S3Server, s3_server
 
 pytestmark = pytest.mark.slow
-PAUSE_TIMEOUT = 400  # seconds; a store that does not answer is given two minutes by a worker, and then by the driver
+PAUSE_TIMEOUT = 500  # seconds; a store that does not answer is given two minutes
 
 
 @pytest.fixture(scope="module")
