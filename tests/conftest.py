@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.fault import Table, printed_table
 from tests.running import ROOT, Command
 
 
@@ -21,6 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-seed", type=int, default=None, help="seed of the faults' moments (default: drawn, printed)"
     )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every fault so often as --repeat says."""
+    if "attempt" in metafunc.fixturenames:
+        metafunc.parametrize("attempt", range(metafunc.config.getoption("--repeat")))
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[Table]:
+    """What the faults of a module came to, printed at its end."""
+    with printed_table(request.config) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

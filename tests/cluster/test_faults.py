@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,21 +17,10 @@ import pytest
 
 from tests.cluster.hosts import Host
 from tests.cluster.ray_hosts import RayHosts
-from tests.faults.fault import Fault, Table, printed_table
+from tests.faults.fault import Fault, Table
 from tests.running import POLL, STOP_TIMEOUT, STUDY_TIMEOUT, Command, count_epochs, journal
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[Table]:
-    with printed_table(request.config) as found:
-        yield found
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every fault so often as --repeat says."""
-    metafunc.parametrize("attempt", range(metafunc.config.getoption("--repeat")))
 
 
 class Cluster:

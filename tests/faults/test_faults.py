@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.fault import Fault, Row, Table, printed_table, running_trials
+from tests.faults.fault import Fault, Row, Table, running_trials
 from tests.running import (
     POLL,
     STOP_TIMEOUT,
@@ -30,17 +30,6 @@ from tests.running import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[Table]:
-    with printed_table(request.config) as found:
-        yield found
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every fault so often as --repeat says."""
-    metafunc.parametrize("attempt", range(metafunc.config.getoption("--repeat")))
 
 
 @pytest.fixture
