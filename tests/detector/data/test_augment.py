@@ -17,8 +17,9 @@ from detector.data.augment import (
     draw_crops,
     flip_and_roll_images,
     flip_boxes,
-    flip_images,
     move_boxes,
+    move_columns,
+    move_columns_in_place,
     normalise,
     resample,
     roll_boxes,
@@ -62,7 +63,8 @@ def bright_extent(image: Tensor) -> list[int]:
 
 
 def augment(images: Tensor, targets: Targets, seed: int, **values: Any) -> tuple[Tensor, Targets]:
-    return Augmentation(config(**values))(images, whole_content(len(images)), targets, ZERO, ONE, generator(seed))
+    given = images.clone()  # a batch is given away
+    return Augmentation(config(**values))(given, whole_content(len(images)), targets, ZERO, ONE, generator(seed))
 
 
 @pytest.mark.parametrize(
@@ -147,17 +149,17 @@ def test_flip_by_hand_and_twice_is_the_identity() -> None:
     assert once.boxes_xyxy[0].tolist() == [[70, 5, 90, 25], [0, 0, 0, 0]]
     assert torch.equal(once.boxes_xyxy[1], targets.boxes_xyxy[1])
     assert torch.equal(flip_boxes(once, flip, content).boxes_xyxy, targets.boxes_xyxy)
-    flipped = flip_and_roll_images(images, flip, still, content)
+    flipped = flip_and_roll_images(images.clone(), flip, still, content)
     assert torch.equal(flipped[0, :, :100], images[0, :, :100].flip(1))
     assert torch.equal(flipped[0, :, 100:], images[0, :, 100:])
     assert torch.equal(flipped[1], images[1])
-    assert torch.equal(flip_and_roll_images(flipped, flip, still, content), images)
+    assert torch.equal(flip_and_roll_images(flipped.clone(), flip, still, content), images)
 
 
 def test_a_roll_equals_torchs_roll_of_the_content() -> None:
     images = torch.randint(0, 256, (2, HEIGHT, WIDTH, 3), generator=generator(1), dtype=torch.uint8)
     still = torch.zeros(2, dtype=torch.bool)
-    rolled = flip_and_roll_images(images, still, torch.tensor([17, 50]), torch.tensor([128, 90]))
+    rolled = flip_and_roll_images(images.clone(), still, torch.tensor([17, 50]), torch.tensor([128, 90]))
     assert torch.equal(rolled[0], images[0].roll(17, dims=1))
     assert torch.equal(rolled[1, :, :90], images[1, :, :90].roll(50, dims=1))
     assert torch.equal(rolled[1, :, 90:], images[1, :, 90:])
@@ -348,12 +350,12 @@ def test_the_flip_probability_is_the_share_that_is_flipped(probability: float, l
     assert low <= float(flipped[:, 0, 0, 1].mean()) <= high
 
 
-@pytest.mark.parametrize("content", [12, 9])
-def test_the_flip_alone_is_the_flip_of_flip_and_roll(content: int) -> None:
-    images = torch.randint(0, 256, (5, 4, 12, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    flip, width = torch.tensor([True, False, True, False, True]), torch.full((5,), content)
-    before = images.clone()
-    assert torch.equal(
-        flip_images(images, flip, width), flip_and_roll_images(images, flip, torch.zeros_like(width), width)
-    )
-    assert torch.equal(images, before), "what it was given is the cache's"
+@pytest.mark.parametrize("content", [12, 9, 1])
+def test_slices_move_columns_as_a_gather_does(content: int) -> None:
+    drawn = generator(2)
+    images = torch.randint(0, 256, (6, 4, 12, 3), dtype=torch.uint8, generator=drawn)
+    flip, width = torch.tensor([True, False, True, False, True, False]), torch.full((6,), content)
+    shift = torch.tensor([0, 0, 5, 7, content, content - 1])
+    expected = move_columns(images, flip, shift, width)
+    assert not torch.equal(expected, images) or content == 1
+    assert torch.equal(move_columns_in_place(images, flip, shift, width), expected)

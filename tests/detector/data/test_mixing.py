@@ -7,7 +7,17 @@ from torch import Tensor
 
 from detector.config import DetectorConfig
 from detector.data.augment import Augmentation
-from detector.data.mixing import boxes_to_mask, compact, copy_paste, covered_share, mosaic
+from detector.data.mixing import (
+    boxes_to_mask,
+    compact,
+    copy_paste,
+    covered_share,
+    join_quarters,
+    join_quarters_by_slices,
+    mosaic,
+    paste_boxes,
+    paste_by_slices,
+)
 from detector.model.detector import Targets
 
 HEIGHT, WIDTH = 8, 12
@@ -145,3 +155,30 @@ def test_a_paste_from_a_wider_image_widens_the_content_that_a_flip_turns_about()
             break
     assert rows(found, 0)[1] == ([0.0, 0.0, 4.0, 4.0], 1), "mirrored about twelve columns, not six"
     assert (images[0, 0, :4, :4] * 255).round().unique().tolist() == [10.0]
+
+
+def test_slices_paste_and_join_the_bytes_that_masks_do() -> None:
+    drawn = torch.Generator().manual_seed(11)
+    batch, boxes, height, width = 6, 5, 24, 40
+    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=drawn)
+    low = torch.rand(batch, boxes, 2, generator=drawn) * torch.tensor([width, height]) - 2
+    theirs = torch.cat([low, low + torch.rand(batch, boxes, 2, generator=drawn) * 14], dim=-1)
+    theirs[0, 0] = 0.0  # a padding row
+    own = theirs.flip(0)
+    picked = torch.rand(batch, boxes, generator=drawn) < 0.5
+    picked[2] = False
+    partner = torch.randperm(batch, generator=drawn)
+    before = images.clone()
+    pasted, shares = paste_by_slices(images, partner, theirs, picked, (own, theirs))
+    expected, expected_shares = paste_boxes(images, partner, theirs, picked, (own, theirs))
+    assert torch.equal(pasted, expected)
+    assert not torch.equal(pasted, images)
+    for found, wanted in zip(shares, expected_shares, strict=True):
+        assert torch.equal(found, wanted)
+        assert 0 < float(found.max()) <= 1
+
+    partners = torch.randint(batch, (batch, 4), generator=drawn)
+    centres = torch.stack([torch.randint(0, height + 1, (batch,), generator=drawn), torch.randint(0, width + 1, (batch,), generator=drawn)], dim=1)  # fmt: skip
+    centres[0] = torch.tensor([height, width])
+    assert torch.equal(join_quarters_by_slices(images, partners, centres), join_quarters(images, partners, centres))
+    assert torch.equal(images, before), "what it was given is the cache's"

@@ -1,0 +1,139 @@
+"""Two sides of a claim measured in turn in one run, and the table that every benchmark prints.
+
+Whatever else a machine does meets both sides alike: they take turns, and medians and their ratio are what counts.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from detector.profile import peak_memory_bytes, reset_peak_memory
+
+NOT_MEASURED = "not measured"
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One side of a claim."""
+
+    value: float  # median over the rounds
+    peak_gib: float | None = None  # memory at most, beyond what stood before it began
+    rounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of a table: two sides, and the ratio between them that is to reach the bar."""
+
+    what: str
+    unit: str
+    bar: float | None = None  # how many times better ours is to be
+    theirs: Measured | None = None  # None: not measured
+    ours: Measured | None = None
+    more_is_better: bool = False
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better ours is."""
+        if self.theirs is None or self.ours is None:
+            return None
+        better, worse = (self.ours, self.theirs) if self.more_is_better else (self.theirs, self.ours)
+        return better.value / worse.value if worse.value else float("inf")
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall seconds of one call; a GPU is waited for."""
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turn(
+    sides: Mapping[str, Callable[[], float]], rounds: int = ROUNDS, warmup: int = 1, device: str = "cpu"
+) -> dict[str, Measured]:
+    """Runs every side once a round, each giving the number that it measured; medians, and the peak memory of each."""
+    where = torch.device(device)
+    for _ in range(warmup):
+        for side in sides.values():
+            side()
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    peaks = dict.fromkeys(sides, 0.0)
+    for _ in range(rounds):
+        for name, side in sides.items():
+            gc.collect()
+            before = memory_bytes(where)
+            reset_peak_memory(where)
+            found[name].append(side())
+            peaks[name] = max(peaks[name], (peak_memory_bytes(where) - before) / 2**30)
+    return {name: Measured(statistics.median(rows), peaks[name], tuple(rows)) for name, rows in found.items()}
+
+
+def memory_bytes(device: torch.device) -> int:
+    """What is held now: on a GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def machine(*packages: str) -> str:
+    """The machine and the versions of a table, in one line."""
+    kind = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )  # fmt: skip
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else "no GPU, "
+    cores = len(os.sched_getaffinity(0))
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", *packages))
+    return f"{gpu}{cores} cores of {kind}, {torch.get_num_threads()} threads; Python {platform.python_version()}, {versions}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def print_table(claims: Sequence[Claim], about: str, *packages: str) -> None:
+    """The table of a benchmark, after a line on what was measured and one on the machine."""
+    print(f"{about}\n\n{machine(*packages)}; medians, sides in turn; memory: the peak beyond what stood before.\n")
+    print("| | theirs | ours | unit | ratio | bar | | GiB theirs | GiB ours |")
+    print("|---|---:|---:|---|---:|---:|---|---:|---:|")
+    for claim in claims:
+        print(as_row(claim))
+
+
+def as_row(claim: Claim) -> str:
+    """A claim as a row of the table."""
+    ratio = claim.ratio
+    verdict = NOT_MEASURED if ratio is None else ""
+    if ratio is not None and claim.bar is not None:
+        verdict = "reached" if ratio >= claim.bar else "missed"
+    cells = [
+        f"{claim.what}{f' ({claim.note})' if claim.note else ''}", _number(claim.theirs), _number(claim.ours), claim.unit,
+        f"{ratio:.2f}" if ratio is not None else "-", f">= {claim.bar:g}" if claim.bar is not None else "-", verdict,
+        _memory(claim.theirs), _memory(claim.ours),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(side: Measured | None) -> str:
+    return f"{side.value:.4g}" if side else "-"
+
+
+def _memory(side: Measured | None) -> str:
+    return f"{side.peak_gib:.2f}" if side and side.peak_gib is not None else "-"
