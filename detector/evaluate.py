@@ -10,6 +10,8 @@ import contextlib
 import io
 import json
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +83,34 @@ class Evaluator:
 
     def _as_results(self, detections: list[dict[str, Any]]) -> Any:
         if detections:
-            return self.coco.loadRes([dict(row) for row in detections])
+            # The evaluators write into the rows; a segmentation that is there is not built from the box, and not read.
+            return self.coco.loadRes([{**row, "segmentation": ()} for row in detections])
         empty = _coco_api(self.official)()
         empty.dataset = {**self.coco.dataset, "annotations": []}
         empty.createIndex()
         return empty
 
+    def _all_sound(self, detections: list[dict[str, Any]]) -> bool:
+        """Whether all rows are as a trainer writes them, a column at a time: five times as fast as row by row.
+
+        False says nothing yet: rows may be sound in another form.
+        """
+        try:
+            boxes, scores, images, classes = (
+                list(map(itemgetter(name), detections)) for name in ("bbox", "score", "image_id", "category_id")
+            )
+        except (TypeError, LookupError):
+            return False
+        if not (set(map(type, boxes)) <= {list} and set(map(len, boxes)) <= {4}):
+            return False
+        numbers = [*chain.from_iterable(boxes), *scores]
+        plain = set(map(type, numbers)) <= {int, float} and set(map(type, [*images, *classes])) <= {int}
+        known = plain and set(images) <= self.image_ids and set(classes) <= self.class_names.keys()
+        return known and bool(np.isfinite(np.array(numbers, dtype=np.float64)).all())
+
     def _check(self, detections: list[dict[str, Any]]) -> None:
+        if self._all_sound(detections):
+            return
         for position, row in enumerate(detections):
             if not isinstance(row, dict) or not {"image_id", "category_id", "bbox", "score"} <= set(row):
                 raise DataError(

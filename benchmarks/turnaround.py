@@ -1,0 +1,97 @@
+"""Seconds per trial beyond training: a study of short trials, and the same trainer as a plain Ray Tune function trainable.
+
+Both are whole commands, from the start of the process to its end: imports, Ray's start and stop and, on our side, the
+plan, the journal, checkpoints, event files and the report. One epoch of the smoke space a trial, one thread each, as many
+at a time as there are cores. Beyond training = wall seconds less training seconds over the trials at a time; a second
+row leaves out what a study costs once, by the difference of a long and a short one. `python -m benchmarks.turnaround`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.sides import Claim, Measured, print_table
+from benchmarks.processes import run_measured
+from detector.data.lidar import make_dataset
+
+TRIALS, FEW, ROUNDS = 40, 8, 3
+BAR = 1 / 0.3  # at most 0.3 times theirs
+SPACE = {"include": "smoke", "fields": {"lr": {"log": [0.001, 0.01]}, "focal_alpha": {"float": [0.25, 0.6]}}}
+
+
+def theirs(data: Path, trials: int) -> tuple[float, float, float]:
+    """(wall seconds, training seconds, peak GiB) of the plain script."""
+    command = [sys.executable, "-m", "benchmarks.tune_function", str(data), str(trials)]
+    wall, peak, printed = run_measured(command)
+    told = json.loads(printed.splitlines()[-1])
+    assert told["trials"] == trials, told
+    return wall, told["training_seconds"], peak
+
+
+def ours(data: Path, trials: int, scratch: Path) -> tuple[float, float, float]:
+    """(wall seconds, training seconds, peak GiB) of our command."""
+    name = f"study-{time.time_ns()}"
+    command = [
+        sys.executable, "-m", "search.run", "--space", str(scratch / "space.yaml"), "--data", str(data), "--runs-dir",
+        str(scratch / "runs"), "--name", name, "--scheduler", "none", "--sampler", "random", "--epochs", "1", "--trials",
+        str(trials),
+    ]  # fmt: skip
+    wall, peak, _ = run_measured(command)
+    records = [json.loads(line) for line in (scratch / "runs" / name / "journal.jsonl").read_text().splitlines()]
+    seconds = [record["seconds"] for record in records if record["event"] == "epoch"]
+    assert len(seconds) == trials, len(seconds)
+    return wall, sum(seconds), peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.turnaround", description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    at_a_time = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
+        (scratch / "space.yaml").write_text(yaml.safe_dump(SPACE))
+        data = scratch / "street"
+        make_dataset(data, {"train": 32, "val": 16}, seed=0)
+        sides = {"theirs": lambda n: theirs(data, n), "ours": lambda n: ours(data, n, scratch)}
+        beyond: dict[tuple[str, int], list[float]] = {}
+        peaks = dict.fromkeys(sides, 0.0)
+        for _ in range(options.rounds):
+            for trials in (FEW, options.trials):
+                for name, side in sides.items():
+                    wall, training, peak = side(trials)
+                    beyond.setdefault((name, trials), []).append(wall - training / at_a_time)
+                    peaks[name] = max(peaks[name], peak)
+    whole = {name: [seconds / options.trials for seconds in beyond[name, options.trials]] for name in sides}
+    each = {
+        name: [
+            (long - short) / (options.trials - FEW)
+            for long, short in zip(beyond[name, options.trials], beyond[name, FEW], strict=True)
+        ]
+        for name in sides
+    }
+
+    def measured(name: str, found: dict[str, list[float]]) -> Measured:
+        return Measured(statistics.median(found[name]), peaks[name], tuple(found[name]))
+
+    claims = [
+        Claim(what, "s/trial", BAR, measured("theirs", found), measured("ours", found))
+        for what, found in ((f"{options.trials} trials, whole command", whole), ("each further trial", each))
+    ]
+    about = f"Trial turnaround: seconds per trial beyond training, {at_a_time} at a time; theirs: Ray Tune function trainable, default settings."
+    print_table(claims, about, "ray")
+
+
+if __name__ == "__main__":
+    main()
