@@ -30,7 +30,9 @@ def run_measured(command: list[str], **environment: str) -> tuple[float, float, 
     ended.set()
     watch.join()
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{printed[-2000:]}\n{complaints[-3000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {process.returncode}:\n{printed[-2000:]}\n{complaints[-3000:]}"
+        )
     return wall, peak[0], printed
 
 

@@ -78,10 +78,12 @@ def claims_of(pairs: Sequence[tuple[Run, Run]]) -> list[Claim]:
 
     def sides(values: Sequence[tuple[float, float]], chosen: int | None = None) -> tuple[Measured, Measured]:
         peaks = [max(run.peak_gib for run in side) for side in zip(*pairs, strict=True)]
-        numbers = values[chosen] if chosen is not None else [statistics.median(side) for side in zip(*values, strict=True)]
+        numbers = (
+            values[chosen] if chosen is not None else [statistics.median(side) for side in zip(*values, strict=True)]
+        )
         return Measured(numbers[0], peaks[0]), Measured(numbers[1], peaks[1])
 
-    rows = [
+    return [
         Claim(
             f"to the lower of the two best mAPs, {targets[middle]:.3f}, in the middle one of {len(pairs)} seeds", "s",
             BAR, *sides(reached, middle), note="all: " + ", ".join(f"{a:.0f} / {b:.0f}" for a, b in reached),
@@ -93,7 +95,6 @@ def claims_of(pairs: Sequence[tuple[Run, Run]]) -> list[Claim]:
         ),
         Claim("epochs trained", "", None, *sides([(len(them.curve), len(us.curve)) for them, us in pairs])),
     ]  # fmt: skip
-    return rows
 
 
 def main() -> None:

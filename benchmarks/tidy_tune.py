@@ -128,7 +128,9 @@ def make_model(config: dict[str, Any], fitted: dict[str, Any], statistics: dict[
     ratios = tuple(fitted["anchor_ratios"]) if config["fitted_ratios"] else (0.5, 1.0, 2.0)
     finest = fitted["anchor_sizes"] * config["anchor_factor"]
     levels = ours.num_levels
-    anchors = AnchorGenerator(tuple(tuple(finest * 2**n * s for s in scales) for n in range(levels)), (ratios,) * levels)
+    anchors = AnchorGenerator(
+        tuple(tuple(finest * 2**n * s for s in scales) for n in range(levels)), (ratios,) * levels
+    )
     norm = partial(nn.GroupNorm, ours.neck_channels // ours.group_norm_channels)
     head = RetinaNetHead(ours.neck_channels, anchors.num_anchors_per_location()[0], CLASSES, norm_layer=norm)
     for part in (head.classification_head, head.regression_head):

@@ -178,7 +178,9 @@ def main() -> None:
         here = device == "cuda" if torch.cuda.is_available() else device == "cpu"
         for defaults, bar in zip((False, True), BARS[device], strict=True):
             size = options.batch_size or BATCH[device]
-            what = f"{'CPU' if device == 'cpu' else 'GPU'}, batch {size}, {'defaults' if defaults else 'equal settings'}"
+            what = (
+                f"{'CPU' if device == 'cpu' else 'GPU'}, batch {size}, {'defaults' if defaults else 'equal settings'}"
+            )
             found = compare(device, size, defaults, options.rounds, STEPS[device]) if here else {}
             claims.append(Claim(what, "images/s", bar, found.get("theirs"), found.get("ours"), more_is_better=True))
     print_table(claims, "Training step, RetinaNet on ResNet-50 FPN, 128 x 1024, 9 classes: torchvision's and ours.")

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.sides import Claim, Measured, print_table
 from benchmarks.processes import run_measured
+from benchmarks.sides import Claim, Measured, print_table
 from detector.data.lidar import make_dataset
 
 TRIALS, FEW, ROUNDS = 40, 8, 3

@@ -18,8 +18,8 @@ import numpy as np
 
 from detector.commands import check_out_folder, command
 from detector.config import DetectorConfig
-from detector.data.cache import canvas_boxes
 from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
+from detector.data.letterbox import canvas_boxes
 from detector.data.shift import Shift, box_measures, compare_splits, kept_labels
 from detector.explore_pictures import TITLES, pictures
 from detector.model.cells import best_overlaps, match_threshold

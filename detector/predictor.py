@@ -45,7 +45,7 @@ class Predictor:
         """(the image letterboxed onto the canvas (H, W, 3) uint8, canvas pixels per pixel of the image)."""
         from PIL import Image
 
-        from detector.data.cache import letterbox
+        from detector.data.letterbox import letterbox
 
         canvas = np.empty((*self.config.image_size_px, 3), dtype=np.uint8)
         _, scale = letterbox(Image.fromarray(pixels), (pixels.shape[1], pixels.shape[0]), canvas)
@@ -87,7 +87,7 @@ def read_pixels(path: Path) -> np.ndarray:
     """
     from PIL import Image
 
-    from detector.data.cache import open_rgb
+    from detector.data.letterbox import open_rgb
 
     try:
         return np.asarray(open_rgb(path)[0])

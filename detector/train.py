@@ -16,6 +16,7 @@ import yaml
 
 from detector.commands import CommandError, check_device, check_out_folder, check_torch_pair, command
 from detector.config import ConfigError, DetectorConfig
+from detector.data.cache_rule import CacheRule
 
 
 def read_config(path: Path, option: str = "--config") -> DetectorConfig:
@@ -59,6 +60,7 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     )  # fmt: skip
     if source is None:
         raise CommandError("--data must name a folder with train.json, val.json and images/; nothing was given")
+    source.cache = options.cache_rule
     if options.threads:
         torch.set_num_threads(options.threads)
     data = load_training_data(source, config.image_size_px, options.skip_bad, config.train_split)
@@ -122,10 +124,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--official-eval", action="store_true", help="evaluate with pycocotools (default: faster-coco-eval)"
     )
+    parser.add_argument(
+        "--cache", default="auto", help="how images are kept: decoded, encoded, off, or auto: what fits (default: auto)"
+    )
+    parser.add_argument(
+        "--cache-limit", type=float, help="GB of disk and memory for --cache auto (default: half of what is free)"
+    )
     parser.add_argument("--json", action="store_true", help="print the best epoch's numbers as one JSON object")
     options = parser.parse_args(arguments)
     with command():
         check_torch_pair()
+        try:
+            options.cache_rule = CacheRule(options.cache, options.cache_limit)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
         told = train(read_config(options.config), options)
     if options.json:
         print(json.dumps(told))

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detector.config import ConfigError, ConsumedConfig, DetectorConfig
 from detector.data.augment import normalise_plainly
-from detector.data.batches import TrainingBatches, TrainingData, load_batch
+from detector.data.batches import TrainingBatches, TrainingData, load_batches
 from detector.data.cache import CachedSplit
 from detector.data.dataset import coco_ground_truth
 from detector.evaluate import Evaluator, Metrics
@@ -210,14 +210,14 @@ class Trainer:
         """Detections on a split as COCO rows (image id = position + 1, boxes xywh in original pixels)."""
         model = self.evaluated_model().eval()
         rows: list[dict[str, Any]] = []
-        for start in range(0, len(cached), self.eval_batch_size):
-            index = np.arange(start, min(start + self.eval_batch_size, len(cached)))
-            images, _, _ = load_batch(cached, index, self.device)
+        size = self.eval_batch_size
+        parts = [np.arange(start, min(start + size, len(cached))) for start in range(0, len(cached), size)]
+        for index, (images, _, _) in zip(parts, load_batches(cached, parts, self.device), strict=True):
             normalised = normalise_plainly(images, self.batches.mean, self.batches.std)
             with self._autocast():
                 logits, box_regression = model(normalised)
             found = model.postprocess(logits, box_regression, model.anchors_xyxy)
-            rows += detections_as_coco(found.cpu(), cached, start)
+            rows += detections_as_coco(found.cpu(), cached, int(index[0]))
         return rows
 
     def evaluated_model(self) -> Detector:

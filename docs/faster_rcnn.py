@@ -14,7 +14,7 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 
 from detector.config import DetectorConfig
 from detector.data.augment import normalise_plainly
-from detector.data.batches import TrainingBatches, TrainingData, load_batch
+from detector.data.batches import TrainingBatches, TrainingData, load_batches
 from detector.data.dataset import coco_ground_truth
 from detector.evaluate import Evaluator
 from detector.model.postprocess import Detections
@@ -75,13 +75,12 @@ class FasterRcnnTrainer:
     def _detect(self) -> list[dict[str, Any]]:
         self.model.eval()
         rows: list[dict[str, Any]] = []
-        for start in range(0, len(self.data.val), 8):
-            index = np.arange(start, min(start + 8, len(self.data.val)))
-            images, _, _ = load_batch(self.data.val, index, self.device)
+        parts = np.split(np.arange(len(self.data.val)), range(8, len(self.data.val), 8))
+        for part, (images, _, _) in zip(parts, load_batches(self.data.val, parts, self.device), strict=True):
             found = self.model(list(normalise_plainly(images, self.batches.mean, self.batches.std)))
             number = torch.cat([torch.full((len(f["scores"]),), n) for n, f in enumerate(found)])
             boxes, scores, labels = (torch.cat([f[k] for f in found]).cpu() for k in ("boxes", "scores", "labels"))
-            rows += detections_as_coco(Detections(number, boxes, scores, labels - 1), self.data.val, start)
+            rows += detections_as_coco(Detections(number, boxes, scores, labels - 1), self.data.val, int(part[0]))
         return rows
 
     def state_dict(self) -> dict[str, Any]:

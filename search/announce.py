@@ -35,6 +35,7 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
         "study": f"{plan['name']}" + (" (resumed)" if study.resumed else ""),
         "data": f"{data['name']}: {data['train_images']} train{more}, {data['val_images']} val{test}; "
         f"{data['train_boxes']} + {data['val_boxes']} boxes, {len(data['classes'])} classes, {turn}",
+        "images": study.images_words,
         "profile": f"{plan['profile']}: {base.trunk} x {base.trunk_width:g} on {base.image_size_px[0]} x {base.image_size_px[1]} pixels; "
         f"{'; '.join(study.space.notes) or 'nothing fitted'}",
         **(_ablation_lines(study) if study.steps else _search_lines(study, expected)),

@@ -109,9 +109,9 @@ def other_values(space: ResolvedSpace, name: str, entry: Distribution | When) ->
 def prepared(options: argparse.Namespace) -> tuple[ResolvedSpace, Any]:
     """(the space on the data, few steps an epoch; the data)."""
     from detector.data.batches import load_training_data
-    from detector.data.cache import cache_home
     from detector.data.coco import load_dataset
     from detector.data.lidar import make_dataset_once
+    from detector.data.places import cache_home
 
     if options.data:
         source = DataSource.from_folder(Path(options.data))

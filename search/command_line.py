@@ -86,6 +86,15 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         "--accelerator-type",
         help="on a cluster: train on nodes with this GPU alone, by Ray's name, e.g. L4 or H100 (default: on any)",
     )
+    machine.add_argument(
+        "--cache",
+        help="how images are kept for all trials of a machine: decoded (a memory map of pixels), encoded (one of the files' bytes, "
+        "decoded as they are needed), off (the files themselves), or auto: the first of these that fits (default: auto)",
+    )
+    machine.add_argument(
+        "--cache-limit", type=float,
+        help="GB of disk and of memory that they may take with --cache auto (default: half of what is free)",
+    )  # fmt: skip
     machine.add_argument("--concurrent", type=int, help="trials at a time (default: as many as fit)")
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from detector.config import DetectorConfig, check_class_weights
-from detector.data.cache import CachedSplit, cached_split, canvas_boxes
+from detector.data.cache import CachedSplit, cached_split, settle_cache
+from detector.data.cache_rule import CacheRule, gigabytes
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
+from detector.data.letterbox import canvas_boxes
+from detector.data.places import cache_home
 from detector.model.cells import check_anchors
 from search.options import Options
 from search.storage.data import fetched_source
@@ -66,25 +70,45 @@ def config_check(dataset: DetectionDataset) -> Callable[[DetectorConfig], None]:
     return check
 
 
-def decode_canvases(
-    dataset: DetectionDataset, space: ResolvedSpace, skip_bad: bool, say: Any
-) -> dict[str, CachedSplit]:
-    """All splits decoded onto every canvas of the space, so that no trial has to; returns those of the base's canvas."""
+@dataclass(frozen=True)
+class KeptImages:
+    """A dataset's splits as trials will read them, on the base's canvas, and what that costs in words."""
+
+    caches: dict[str, CachedSplit]  # train, val, perhaps test
+    mode: str
+    words: str
+
+
+def keep_images(
+    dataset: DetectionDataset, space: ResolvedSpace, rule: CacheRule, skip_bad: bool, say: Any
+) -> KeptImages:
+    """Makes or finds what trials read, all splits on every canvas of the space, so that no trial has to."""
     entry = space.fields.get("image_size_px")
     others = [tuple(option) for option in entry.options] if isinstance(entry, Choice) else []
-    canvases = list(dict.fromkeys([space.base.image_size_px, *others]))
+    canvases = [(rows, columns) for rows, columns in dict.fromkeys([space.base.image_size_px, *others])]
     if len(canvases) > MAX_CANVASES:
         raise SpaceError(
             f"a space may offer at most {MAX_CANVASES} canvases (image_size_px), this one has {len(canvases)}"
         )
     say(f"reading {sum(len(split.images) for split in dataset.splits)} images")
-    caches: dict[str, CachedSplit] = {}
+    mode, why = settle_cache(rule, dataset.splits, canvases)
+    disk, caches = 0, {}
     for canvas in reversed(canvases):
         splits = {"train": dataset.train, "val": dataset.val, **({"test": dataset.test} if dataset.test else {})}
-        caches = {role: cached_split(split, (canvas[0], canvas[1]), skip_bad) for role, split in splits.items()}
+        caches = {role: cached_split(split, canvas, skip_bad, mode) for role, split in splits.items()}
+        here = sum(cached.kept.disk_bytes for cached in caches.values())
+        disk = disk + here if mode == "decoded" else here  # packed files serve every canvas
     dataset.train, dataset.val = caches["train"].split, caches["val"].split
     dataset.test = caches["test"].split if "test" in caches else None
-    return caches
+    return KeptImages(caches, mode, _in_words(mode, why, disk, caches["train"].kept.decode_ms))
+
+
+def _in_words(mode: str, why: str, disk: int, decode_ms: float) -> str:
+    if mode == "decoded":
+        return f"decoded: a memory map of {gigabytes(disk)} in {cache_home()}, one for all trials of a machine; {why}"
+    place = f"one file of {gigabytes(disk)} in {cache_home()}" if mode == "encoded" else "the image files themselves"
+    cost = f", about {decode_ms:.1f} ms of a core each" if decode_ms else ""
+    return f"{mode}: {place}; every epoch decodes its images{cost}, in as many processes as a trial has threads; {why}"
 
 
 def images_to_show(val: Split) -> list[dict[str, Any]]:
@@ -103,7 +127,7 @@ def describe_dataset(
     told = _describe_training(dataset, caches)
     if with_extended:
         more = load_dataset(source, skip_bad, "extended").train
-        cached = cached_split(more, _canvas_of(caches["train"]), skip_bad)
+        cached = cached_split(more, _canvas_of(caches["train"]), skip_bad, caches["train"].kept.mode)
         told["fingerprint"] += cached.fingerprint[:8]
         told["extended_images"], told["extended_boxes"] = len(cached), cached.split.num_boxes
         dataset.train.dropped += [note for note in cached.split.dropped if note not in dataset.train.dropped]

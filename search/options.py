@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from detector.config import ConfigError, DetectorConfig, check_field_name, coerce
+from detector.data.cache_rule import CacheRule
 from results.state import PRUNE_ON, RANK_ON
 from search.rungs import SCHEDULERS
 from search.sampler import SAMPLERS
@@ -79,6 +80,8 @@ class Options:
     budget_unit: str | None = None
     keep: str | None = None
     memory_per_trial: float | None = None
+    cache: str | None = None  # how images are kept; None: what fits
+    cache_limit: float | None = None  # GB of disk and memory
     max_failures: int | None = None
     trainer: str | None = None
     test: bool = False
@@ -113,6 +116,7 @@ def check_choices(options: Options) -> None:
     if options.audit and options.audit < LEAST_AUDIT:
         raise StudyError(f"--audit must be at least {LEAST_AUDIT}, got {options.audit}: fewer tell next to nothing")
     check_keep(options.keep)
+    cache_rule(options)
     for name, number in [(f"--{n.replace('_', '-')}", getattr(options, n)) for n in positive]:
         if number is not None and number <= 0:
             raise StudyError(f"{name} must be positive, got {number}")
@@ -122,6 +126,17 @@ def check_choices(options: Options) -> None:
         raise StudyError(f"--gpus-per-trial must not be negative, got {options.gpus_per_trial}")
     if options.name and ("/" in options.name or options.name.startswith(".")):
         raise StudyError(f"--name must be a plain folder name, got {options.name!r}")
+
+
+def cache_rule(options: Options) -> CacheRule:
+    """How images are to be kept.
+
+    Raises: StudyError for a mode or a limit that there cannot be.
+    """
+    try:
+        return CacheRule(options.cache or AUTO, options.cache_limit)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
 
 
 def _gpus(text: str) -> float | str:

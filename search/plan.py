@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import DetectorConfig
+from detector.data.cache_rule import CacheRule
 from detector.data.dataset import DetectionDataset, coco_ground_truth
 from detector.evaluate import METRIC_NAMES
 from results.pareto import MINIMISED
 from results.records import GROUND_TRUTH_NAME, PLAN_NAME
 from search.ablation_plan import settle_chain, wants_extended
 from search.afterwards import DEFAULT_TOP
-from search.dataset import decode_canvases, describe_dataset, images_to_show
+from search.dataset import describe_dataset, images_to_show, keep_images
 from search.given import Given, read_given
 from search.grid import grid_size
 from search.journal import write_atomically
-from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError, changes_of_file
+from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError, cache_rule, changes_of_file
 from search.path import settle_path
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, plan_resources
@@ -50,6 +51,7 @@ class Study:
     ground_truth: dict[str, Any] | None = None  # of the validation split, as COCO; None where the study has it already
     extend_to: int | None = None  # epochs of a rung that this session adds on top
     link: str = ""  # the object store that it lives in; `folder` is then this machine's copy
+    images_words: str = ""  # how images are kept on this machine, and what that costs
 
     @functools.cached_property
     def store(self) -> Store:
@@ -74,7 +76,8 @@ def make_plan(options: Options, say: Any) -> Study:
         settled = settle_chain(options, given) if options.kind == "ablation" else _settle_search(options, given)
     resources = resources_of(options, settled["trials"], given.profile_name == "gpu")
     dataset, resolved = given.dataset, given.space
-    caches = decode_canvases(dataset, resolved, options.skip_bad, say)
+    images = keep_images(dataset, resolved, cache_rule(options), options.skip_bad, say)
+    given.source.cache = CacheRule(images.mode)
     plan: dict[str, Any] = {
         "format": 1,
         "kind": options.kind,
@@ -93,7 +96,7 @@ def make_plan(options: Options, say: Any) -> Study:
         "official_eval": options.official_eval,
         "skip_bad": options.skip_bad,
         "source": given.source.to_dict(),
-        "dataset": describe_dataset(dataset, caches, given.source, wants_extended(settled), options.skip_bad),
+        "dataset": describe_dataset(dataset, images.caches, given.source, wants_extended(settled), options.skip_bad),
         "shown_images": images_to_show(dataset.val),
         "dropped": dataset.dropped,
         "versions": versions(),
@@ -112,6 +115,7 @@ def make_plan(options: Options, say: Any) -> Study:
     study = Study(
         folder, plan, resolved, resources, resumed=False, levels=plan["levels"], check=given.check,
         ground_truth=coco_ground_truth(dataset.val), link=below(options.storage, plan["name"]) if options.storage else "",
+        images_words=images.words,
     )  # fmt: skip
     if study.link and study.store.get(PLAN_NAME) is not None:
         raise StudyError(

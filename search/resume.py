@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import DetectorConfig
+from detector.data.cache_rule import CacheRule
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
 from search.ablation_plan import wants_extended
-from search.dataset import config_check, decode_canvases, describe_dataset
+from search.dataset import config_check, describe_dataset, keep_images
 from search.journal import Journal
-from search.options import Options, StudyError, check_choices, parse_set_fields
+from search.options import Options, StudyError, cache_rule, check_choices, parse_set_fields
 from search.plan import Study, resources_of
 from search.storage.copies import COPY_OF, bring_home, may_hold, original_of, studies_in, study_store
 from search.storage.data import source_here
@@ -40,7 +41,7 @@ EXTENDS = (
     "memory_per_trial",
 )  # stand in the journal then
 EDITED = ("fields", "constraints")  # of the space, by --space-edit
-MAY_CHANGE = (*EXTENDS, "runs_dir", "storage", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "accelerator_type", "test", "dry_run",
+MAY_CHANGE = (*EXTENDS, "runs_dir", "storage", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "accelerator_type", "cache", "cache_limit", "test", "dry_run",
               "epochs", "space_edit")  # fmt: skip
 
 
@@ -111,8 +112,10 @@ def resume_plan(options: Options, say: Any) -> Study:
         plan |= {name: space.to_dict()[name] for name in EDITED}
     elif "fields" in plan:
         space = ResolvedSpace.from_dict({**space.to_dict(), **{name: plan[name] for name in EDITED if name in plan}})
-    caches = decode_canvases(dataset, space, plan["skip_bad"], say)
-    found = describe_dataset(dataset, caches, source, wants_extended(plan), plan["skip_bad"])
+    rule = cache_rule(options) if options.cache or options.cache_limit is not None else source.cache
+    images = keep_images(dataset, space, rule, plan["skip_bad"], say)
+    plan["source"] = {**plan["source"], "cache": CacheRule(images.mode).to_dict()}
+    found = describe_dataset(dataset, images.caches, source, wants_extended(plan), plan["skip_bad"])
     fingerprint = found["fingerprint"]
     if fingerprint != plan["dataset"]["fingerprint"]:
         raise StudyError(
@@ -120,7 +123,8 @@ def resume_plan(options: Options, say: Any) -> Study:
             f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
         )
     resources = resources_of(options, trials, plan["profile"] == "gpu")
-    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to, link=link)
+    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to, link=link,
+                 images_words=images.words)  # fmt: skip
 
 
 KINDS = {

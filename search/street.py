@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from detector.data.cache import cache_home
 from detector.data.dataset import DataSource
 from detector.data.lidar import make_dataset_once
+from detector.data.places import cache_home
 from spaces.space import StreetData
 
 SEED = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from detector.config import DetectorConfig
 from detector.data.augment import Augmentation
-from detector.data.cache import CachedSplit, cached_split
+from detector.data.cache import CachedSplit, cached_split, settle_cache
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
+from detector.data.images import stream
 from detector.model.detector import Targets
 
 # torchvision's constants for its ImageNet weights.
@@ -48,9 +49,10 @@ def load_training_data(
     if not isinstance(source, DataSource):
         source = DataSource.from_folder(source)
     dataset = load_dataset(source, skip_bad, train_split)
-    train = cached_split(dataset.train, canvas, skip_bad)
-    val = cached_split(dataset.val, canvas, skip_bad)
-    test = cached_split(dataset.test, canvas, skip_bad) if dataset.test else None
+    mode, _ = settle_cache(source.cache, dataset.splits, [canvas])
+    train = cached_split(dataset.train, canvas, skip_bad, mode)
+    val = cached_split(dataset.val, canvas, skip_bad, mode)
+    test = cached_split(dataset.test, canvas, skip_bad, mode) if dataset.test else None
     dataset.train, dataset.val, dataset.test = train.split, val.split, test.split if test else None
     return TrainingData(dataset, train, val, test)
 
@@ -78,10 +80,8 @@ class TrainingBatches:
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Targets]]:
         """(images (B, 3, H, W) normalised, targets) of each step of epoch `number`."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        order = self._order(generator)
-        for step in range(self.steps):
-            index = np.sort(order[step * self.batch_size : (step + 1) * self.batch_size])
-            images, targets, content_hw = load_batch(self.split, index, self.device)
+        order = self._order(generator).reshape(self.steps, self.batch_size)
+        for images, targets, content_hw in load_batches(self.split, list(np.sort(order, axis=1)), self.device):
             yield self.augmentation(images, content_hw, targets, self.mean, self.std, generator)
 
     def _order(self, generator: torch.Generator) -> np.ndarray:
@@ -117,14 +117,19 @@ def repeat_factors(labels: np.ndarray, threshold: float) -> Tensor | None:
     return torch.from_numpy(np.where(present, factors, 1.0).max(axis=1))
 
 
-def load_batch(split: CachedSplit, index: np.ndarray, device: torch.device) -> tuple[Tensor, Targets, Tensor]:
-    """(images (B, H, W, 3) uint8, targets padded to the fullest of them, content (B, 2)) at these positions."""
-    labels = split.labels[index]
-    most = int((labels >= 0).sum(axis=1).max())
-    images = torch.from_numpy(split.images[index])
-    boxes = torch.from_numpy(split.boxes_xyxy[index][:, :most])
-    targets = Targets(
-        boxes.to(device, non_blocking=True), torch.from_numpy(labels[:, :most]).to(device, non_blocking=True)
-    )
-    content = torch.from_numpy(split.content_hw[index]).to(device, non_blocking=True)
-    return images.to(device, non_blocking=True), targets, content
+def load_batches(
+    split: CachedSplit, indices: Sequence[np.ndarray], device: torch.device
+) -> Iterator[tuple[Tensor, Targets, Tensor]]:
+    """(images (B, H, W, 3) uint8, targets padded to the fullest of them, content (B, 2)) at each of these positions.
+
+    Images that are not decoded yet are decoded ahead, by as many processes as torch has threads here.
+    """
+    for index, pixels in zip(indices, stream(split.images, indices, torch.get_num_threads()), strict=True):
+        labels = split.labels[index]
+        most = int((labels >= 0).sum(axis=1).max())
+        boxes = torch.from_numpy(split.boxes_xyxy[index][:, :most])
+        targets = Targets(
+            boxes.to(device, non_blocking=True), torch.from_numpy(labels[:, :most]).to(device, non_blocking=True)
+        )
+        content = torch.from_numpy(split.content_hw[index]).to(device, non_blocking=True)
+        yield torch.from_numpy(pixels).to(device, non_blocking=True), targets, content

@@ -1,14 +1,13 @@
-"""Images decoded and letterboxed once per machine, in a memory-mapped uint8 file that all trials share."""
+"""A dataset's images on one canvas, kept once per machine for all trials: as pixels, as packed files, or where they lie."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detector.data.dataset import DataError, ImageRecord, Split, problem_message, split_fingerprint
+from detector.data.cache_rule import CacheRule, Room, settle
+from detector.data.dataset import DataError, ImageRecord, Split, problem_message
+from detector.data.fingerprint import split_fingerprint
+from detector.data.images import PackedFiles, StreamedImages
+from detector.data.letterbox import letterbox, open_rgb
+from detector.data.places import cache_home, exclusive_lock, free_disk_bytes, free_memory_bytes
 
-PADDING_VALUE = 114  # grey, the usual letterbox colour; augmentation never shows more of it than this
 FORMAT = 1  # goes up when the files below change meaning
 
 
@@ -28,66 +31,146 @@ class CachedSplit:
 
     split: Split
     fingerprint: str
-    images: np.ndarray  # (N, H, W, 3) uint8, memory-mapped, read-only
+    images: np.ndarray | StreamedImages  # (N, H, W, 3) uint8: memory-mapped, read-only; or decoded when asked for
     scales: np.ndarray  # (N,) float64: canvas pixels per original pixel
     content_hw: np.ndarray  # (N, 2) int64: rows and columns that the image covers, from the top left corner
     boxes_xyxy: np.ndarray  # (N, M, 4) float32 canvas pixels, 0 in padding; crowd boxes are left out
     labels: np.ndarray  # (N, M) int64, -1 in padding
     channel_mean: list[float]  # 0..1
     channel_std: list[float]
+    kept: Kept
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def cache_home() -> Path:
-    """Where made and decoded data lies: $XDG_CACHE_HOME/detector-search, by default under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detector-search"
+@dataclass(frozen=True)
+class Kept:
+    """How a split's images are kept, and what that costs."""
+
+    mode: str  # decoded, encoded or off
+    disk_bytes: int  # in the cache folder
+    decode_ms: float  # of one image, on one core; 0 where it is not known
 
 
-def cached_split(split: Split, canvas: tuple[int, int], skip_bad: bool = False) -> CachedSplit:
-    """The split decoded onto `canvas` (height, width), from the cache where it is there already.
+@dataclass(frozen=True)
+class Places:
+    """Where a split's parts lie in the cache folder."""
 
-    One process builds, others wait; a build that died half-way is thrown away by the next.
+    decoded: Path  # of one canvas: pixels and meta.json
+    streamed: Path  # of one canvas: meta.json alone
+    encoded: Path  # of any canvas: the packed files
+
+    @classmethod
+    def of(cls, fingerprint: str, canvas: tuple[int, int]) -> Places:
+        own = f"{fingerprint}-{canvas[0]}x{canvas[1]}-v{FORMAT}"
+        home = cache_home()
+        return cls(home / "decoded" / own, home / "streamed" / own, home / "encoded" / f"{fingerprint}-v{FORMAT}")
+
+    def is_whole(self, mode: str) -> bool:
+        """Whether all is there that a mode needs."""
+        if mode == "decoded":
+            return (self.decoded / "meta.json").is_file()
+        return self.meta() is not None and (mode == "off" or self.encoded.is_dir())
+
+    def meta(self) -> dict[str, Any] | None:
+        """What was found out when the images were decoded, into whichever form."""
+        for folder in (self.decoded, self.streamed):
+            if (folder / "meta.json").is_file():
+                meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+                return meta
+        return None
+
+
+def settle_cache(rule: CacheRule, splits: Sequence[Split], canvases: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    """(decoded, encoded or off; why in words) for the splits of a dataset on all canvases of a study, on this machine."""
+    if rule.mode != "auto":
+        return rule.mode, "as asked"
+    prints = [split_fingerprint(split) for split in splits]
+    places = [Places.of(fingerprint, canvas) for fingerprint in prints for canvas in canvases]
+    there = {mode: all(place.is_whole(mode) for place in places) for mode in ("decoded", "encoded")}
+    pixels = sum(decoded_bytes(split, canvas) for split in splits for canvas in canvases)
+    room = Room(free_disk_bytes(cache_home()), free_memory_bytes(), there["decoded"], there["encoded"])
+    return settle(rule, pixels, sum(map(encoded_bytes, splits)), room)
+
+
+def cached_split(split: Split, canvas: tuple[int, int], skip_bad: bool = False, mode: str = "decoded") -> CachedSplit:
+    """The split on `canvas` (height, width), kept as `mode` says, from the cache where it is there already.
+
+    Every image is decoded once in any mode: that it can be, and the channels' statistics, do not depend on the mode. One
+    process builds, others wait; a build that died half-way is thrown away by the next.
 
     Raises: DataError naming the images that cannot be read or differ from their annotated size.
     """
     fingerprint = split_fingerprint(split)
-    folder = cache_home() / "decoded" / f"{fingerprint}-{canvas[0]}x{canvas[1]}-v{FORMAT}"
-    if not (folder / "meta.json").is_file():
-        with exclusive_lock(folder.with_suffix(".lock")):
-            if not (folder / "meta.json").is_file():
-                _build(split, canvas, folder)
-    meta = json.loads((folder / "meta.json").read_text())
+    places = Places.of(fingerprint, canvas)
+    if not places.is_whole(mode):
+        with exclusive_lock(places.decoded.with_suffix(".lock")):
+            _build(mode, split, canvas, places)
+    meta = places.meta()
+    assert meta is not None, places
     if meta["bad"]:
         found: dict[str, list[str]] = {}
         for _, rule, offender in meta["bad"]:
             found.setdefault(rule, []).append(offender)
         if not skip_bad:
             raise DataError(problem_message(str(split.annotations), found, droppable=True))
-        return cached_split(split.without_images({position: rule for position, rule, _ in meta["bad"]}), canvas, True)
-    return _open(split, fingerprint, folder, meta)
+        good = split.without_images({position: rule for position, rule, _ in meta["bad"]})
+        return cached_split(good, canvas, True, mode)
+    return _open(split, fingerprint, places, meta, canvas, mode)
 
 
-@contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Holds an advisory lock that the kernel drops when this process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def decoded_bytes(split: Split, canvas: tuple[int, int]) -> int:
+    """What a split's pixels take on a canvas."""
+    return len(split.images) * canvas[0] * canvas[1] * 3
 
 
-def _build(split: Split, canvas: tuple[int, int], folder: Path) -> None:
+def encoded_bytes(split: Split) -> int:
+    """What a split's image files take."""
+    return sum(record.path.stat().st_size for record in split.images)
+
+
+def _build(mode: str, split: Split, canvas: tuple[int, int], places: Places) -> None:
+    """Makes what a mode needs and is not there."""
+    if mode == "decoded" and not places.is_whole("decoded"):
+        _make(places.decoded, lambda folder: _decode_all(split, canvas, folder, keep=True))
+    elif mode != "decoded" and places.meta() is None:
+        _make(places.streamed, lambda folder: _decode_all(split, canvas, folder, keep=False))
+    meta = places.meta()
+    if mode == "encoded" and meta is not None and not meta["bad"] and not places.encoded.is_dir():
+        with exclusive_lock(places.encoded.with_suffix(".lock")):  # another canvas may want it at the same time
+            if not places.encoded.is_dir():
+                paths = [record.path for record in split.images]
+                _make(places.encoded, lambda folder: PackedFiles.pack(paths, folder))
+
+
+def _make(folder: Path, fill: Callable[[Path], None]) -> None:
+    """A folder that is there whole or not at all."""
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    shape = (len(split.images), *canvas, 3)
-    pixels = np.lib.format.open_memmap(unfinished / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    fill(unfinished)
+    unfinished.rename(folder)
+
+
+def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool) -> None:
+    """Decodes every image once; leaves meta.json and, with `keep`, the pixels."""
+    count = len(split.images)
+    pixels = (
+        np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, *canvas, 3))
+        if keep
+        else None
+    )
+
+    def decode(position: int) -> dict[str, Any]:
+        row = pixels[position] if pixels is not None else np.empty((*canvas, 3), dtype=np.uint8)
+        return _decode_onto(row, split.images[position])
+
     # PIL decodes and resizes outside the interpreter lock: threads use all cores without a copy of anything.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda n: _decode_onto(pixels[n], split.images[n]), range(len(split.images))))
-    pixels.flush()
+        rows = list(pool.map(decode, range(count)))
+    if isinstance(pixels, np.memmap):
+        pixels.flush()
     bad = [[n, *row["bad"]] for n, row in enumerate(rows) if "bad" in row]
     good = [row for row in rows if "bad" not in row]
     weight = np.array([row["count"] for row in good], dtype=np.float64)
@@ -100,13 +183,14 @@ def _build(split: Split, canvas: tuple[int, int], folder: Path) -> None:
         "content_hw": [row.get("content_hw", [0, 0]) for row in rows],
         "channel_mean": mean.tolist(),
         "channel_std": np.sqrt(np.maximum(square - mean**2, 1e-6)).tolist(),
+        "decode_ms": 1000 * float(np.mean([row["seconds"] for row in good])) if good else 0.0,
     }
-    (unfinished / "meta.json").write_text(json.dumps(meta))
-    unfinished.rename(folder)
+    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 def _decode_onto(canvas: np.ndarray, record: ImageRecord) -> dict[str, Any]:
     """Writes one letterboxed image into canvas (H, W, 3); returns its scale and channel moments, or what is bad."""
+    start = time.thread_time()
     try:
         image = open_rgb(record.path, canvas.shape[:2])
         size = image[1]
@@ -120,6 +204,7 @@ def _decode_onto(canvas: np.ndarray, record: ImageRecord) -> dict[str, Any]:
             ]
         }
     pixels, scale = letterbox(image[0], (record.width, record.height), canvas)
+    seconds = time.thread_time() - start
     height, width = pixels.shape[:2]
     # Moments per image through 256-bin histograms: exact, and no float copy of the pixels.
     bins = np.arange(256) / 255.0
@@ -130,59 +215,14 @@ def _decode_onto(canvas: np.ndarray, record: ImageRecord) -> dict[str, Any]:
         "content_hw": [height, width],
         "count": count,
         "mean": (counts @ bins / count).tolist(),
+        "seconds": seconds,
         "square": (counts @ bins**2 / count).tolist(),
     }
 
 
-def open_rgb(path: Path, at_least: tuple[int, ...] | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """The image as 8-bit RGB and its stored (width, height); grey is repeated, alpha dropped, 16 bits scaled to 8.
-
-    `at_least` (height, width) lets JPEG decode at a smaller size that still covers it.
-    """
-    with Image.open(path) as image:
-        size = image.size
-        if at_least is not None:
-            image.draft("RGB", (at_least[1], at_least[0]))
-        image.load()
-        if image.mode.startswith("I") or image.mode == "F":
-            values = np.asarray(image, dtype=np.float64)
-            top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1e-9)
-            return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB"), size
-        return image.convert("RGB"), size
-
-
-def letterbox(image: Image.Image, size: tuple[int, int], canvas: np.ndarray) -> tuple[np.ndarray, float]:
-    """Fits an image into the top left of canvas (H, W, 3) uint8; returns the part of it that was filled, and the scale.
-
-    `size` is the (width, height) of the image on disk: a JPEG may come decoded at a fraction of it.
-    """
-    height, width, scale = letterbox_size(size[1], size[0], (canvas.shape[0], canvas.shape[1]))
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    canvas[:] = PADDING_VALUE
-    canvas[:height, :width] = np.asarray(image)
-    return canvas[:height, :width], scale
-
-
-def letterbox_size(height: int, width: int, canvas: tuple[int, int]) -> tuple[int, int, float]:
-    """(rows, columns, scale) of an image that is fitted into the canvas (height, width) with its shape kept."""
-    scale = min(canvas[0] / height, canvas[1] / width)
-    return max(1, min(canvas[0], round(height * scale))), max(1, min(canvas[1], round(width * scale))), scale
-
-
-def canvas_boxes(split: Split, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(boxes xyxy (N, 4) on the canvas, class (N,), root of the annotated area (N,) in the image's pixels); no crowds."""
-    boxes, labels, roots = [], [], []
-    for n, record in enumerate(split.images):
-        keep = ~split.crowd[n]
-        scale = letterbox_size(record.height, record.width, canvas)[2]
-        boxes.append(split.boxes_xyxy[n][keep] * scale)
-        labels.append(split.labels[n][keep])
-        roots.append(np.sqrt(split.areas[n][keep]))
-    return np.concatenate(boxes), np.concatenate(labels), np.concatenate(roots)
-
-
-def _open(split: Split, fingerprint: str, folder: Path, meta: dict[str, Any]) -> CachedSplit:
+def _open(
+    split: Split, fingerprint: str, places: Places, meta: dict[str, Any], canvas: tuple[int, int], mode: str
+) -> CachedSplit:  # fmt: skip
     scales = np.array(meta["scales"], dtype=np.float64)
     kept = [~crowd for crowd in split.crowd]
     most = max(1, max(int(mask.sum()) for mask in kept))
@@ -192,14 +232,23 @@ def _open(split: Split, fingerprint: str, folder: Path, meta: dict[str, Any]) ->
         count = int(mask.sum())
         boxes[n, :count] = split.boxes_xyxy[n][mask] * scales[n]
         labels[n, :count] = split.labels[n][mask]
+    images: np.ndarray | StreamedImages
+    if mode == "decoded":
+        images = np.load(places.decoded / "images.npy", mmap_mode="r")
+        kept_in: Path | None = places.decoded
+    else:
+        kept_in = places.encoded if mode == "encoded" else None
+        images = StreamedImages(split.images, canvas, PackedFiles(places.encoded) if mode == "encoded" else None)
+    disk = sum(file.stat().st_size for file in kept_in.iterdir()) if kept_in else 0
     return CachedSplit(
         split,
         fingerprint,
-        np.load(folder / "images.npy", mmap_mode="r"),
+        images,
         scales,
         np.array(meta["content_hw"], dtype=np.int64),
         boxes,
         labels,
         meta["channel_mean"],
         meta["channel_std"],
+        Kept(mode, disk, meta.get("decode_ms", 0.0)),
     )

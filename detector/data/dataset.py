@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from detector.config import ConfigError, DetectorConfig
+from detector.data.cache_rule import CacheRule
 
 SPLITS = ("train", "val", "test", "extended")
 COCO_AREA_RANGES_PX = (32.0, 96.0)  # sides that part small | medium | large
@@ -117,6 +116,7 @@ class DataSource:
     name: str = ""
     extended: tuple[Path, Path] | None = None  # more training images, for configs whose train_split is extended
     link: str = ""  # the place that the files were fetched from, where another machine can fetch them too
+    cache: CacheRule = field(default_factory=CacheRule)  # how its images are kept for training
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with absolute paths, for study.json and workers."""
@@ -124,7 +124,7 @@ class DataSource:
         for split in SPLITS:
             pair = getattr(self, split)
             plain[split] = [str(path.resolve()) for path in pair] if pair else None
-        return {**plain, "link": self.link} if self.link else plain
+        return {**plain, "cache": self.cache.to_dict(), **({"link": self.link} if self.link else {})}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> DataSource:
@@ -132,7 +132,8 @@ class DataSource:
         pairs = {s: (Path(plain[s][0]), Path(plain[s][1])) if plain.get(s) else None for s in SPLITS}
         assert pairs["train"] is not None
         assert pairs["val"] is not None
-        return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"], pairs["extended"], plain.get("link", ""))
+        link, cache = plain.get("link", ""), CacheRule.from_dict(plain.get("cache"))
+        return cls(pairs["train"], pairs["val"], pairs["test"], plain["name"], pairs["extended"], link, cache)
 
     @classmethod
     def from_options(
@@ -275,22 +276,6 @@ def check_roll(config: DetectorConfig, dataset: DetectionDataset) -> None:
             f"roll_probability={config.roll_probability:g} needs images that are a full turn, and {dataset.name} does not "
             'say so; set it to 0, or put "detector_search": {"full_turn": true} into the "info" of train.json'
         )
-
-
-def split_fingerprint(split: Split) -> str:
-    """Sixteen hex digits over what is trained on: the boxes, classes and bytes of every image that is used."""
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(json.dumps(split.class_names).encode())
-    columns = zip(split.images, split.boxes_xyxy, split.labels, split.crowd, split.areas, strict=True)
-    for record, boxes, labels, crowd, areas in columns:
-        digest.update(f"{record.id!r} {record.file_name} {record.width} {record.height}".encode())
-        digest.update(boxes.tobytes() + labels.tobytes() + crowd.tobytes() + areas.tobytes())
-        try:
-            content = record.path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{record.path}: must be a readable file ({error.strerror})") from None
-        digest.update(hashlib.blake2b(content, digest_size=16).digest())
-    return digest.hexdigest()
 
 
 def coco_ground_truth(split: Split) -> dict[str, Any]:

@@ -306,7 +306,7 @@ def _coco(names: list[str], objects: list[Any], columns: int, seed: int, degrees
 
 def make_dataset_once(out: Path, counts: dict[str, int], seed: int, degrees: int) -> Path:
     """`make_dataset` into `out` unless it lies there already; one process makes it, others wait."""
-    from detector.data.cache import exclusive_lock
+    from detector.data.places import exclusive_lock
 
     with exclusive_lock(out.with_suffix(".lock")):
         if not out.is_dir():

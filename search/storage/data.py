@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from detector.data.cache import cache_home, exclusive_lock
 from detector.data.dataset import DataError, DataSource
+from detector.data.places import cache_home, exclusive_lock
 from search.storage.store import UnfitNodeError, get_files, is_link, last_name, open_store, remove_folder
 from search.street import LINK, street_here
 
@@ -53,9 +53,9 @@ def source_here(source: dict[str, Any]) -> dict[str, Any]:
     and is not there, else as it is."""
     link = source.get("link", "")
     if is_link(link):
-        return fetched_source(link).to_dict()
+        return {**fetched_source(link).to_dict(), "cache": source.get("cache")}
     if link.startswith(LINK) and not Path(source["train"][0]).is_file():
-        return street_here(link).to_dict()
+        return {**street_here(link).to_dict(), "cache": source.get("cache")}
     return source
 
 

@@ -18,6 +18,9 @@ import detector.config
 import detector.trainer
 from detector.config import FIELD_NAMES, ConfigError, ConsumedConfig, DetectorConfig, active_fields
 from detector.data.batches import TrainingData, load_training_data
+from detector.data.cache_rule import CacheRule
+from detector.data.dataset import DataSource
+from detector.data.images import StreamedImages
 from detector.model.postprocess import Detections
 from detector.trainer import (
     DivergedError,
@@ -402,6 +405,24 @@ def test_the_global_random_states_are_neither_read_nor_moved(tiny_data: Training
     np.random.seed(6)
     random.seed(6)
     assert build(config, tiny_data).step().train_loss == result.train_loss
+
+
+@pytest.mark.parametrize("mode", ["encoded", "off"])
+def test_images_decoded_as_they_are_needed_train_the_same_to_the_last_bit(
+    street: Path, tiny_data: TrainingData, mode: str
+) -> None:
+    source = DataSource.from_folder(street)
+    source.cache = CacheRule(mode)
+    config = tiny(crop_probability=0.5, zoom_max=0.2)
+    streamed = load_training_data(source, TINY["image_size_px"])
+    assert isinstance(streamed.train.images, StreamedImages)
+    plain, other = build(config, tiny_data), build(config, streamed)
+    for _ in range(2):
+        one, two = plain.step(), other.step()
+        assert (one.train_loss, one.metrics, one.per_class) == (two.train_loss, two.metrics, two.per_class)
+    assert plain.detections == other.detections
+    for mine, theirs in zip(plain.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_the_data_must_lie_on_the_configs_canvas(tiny_data: TrainingData) -> None:

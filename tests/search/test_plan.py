@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from detector.config import ConfigError
 from detector.data.dataset import DataError
@@ -149,6 +151,8 @@ class TestMakePlan:
             ({"gpus_per_trial": 1.0}, "--gpus-per-trial 1 asks for more GPUs"),
             ({"train_images": "x"}, "not both"),
             ({"data": None, "train_images": "x"}, "go together"),
+            ({"cache": "some"}, "--cache must be one of auto, decoded, encoded, off, got 'some'"),
+            ({"cache_limit": -1.0}, "--cache-limit must be a number of GB, 0 or more, got -1.0"),
         ],
     )
     def test_options_that_cannot_be_are_refused_with_the_value(
@@ -156,6 +160,40 @@ class TestMakePlan:
     ) -> None:
         with pytest.raises((StudyError, DataError), match=said):
             planned(tmp_path, data, **options)
+
+    @pytest.mark.parametrize(
+        ("options", "mode", "words"),
+        [
+            ({}, "decoded", "decoded: a memory map of .* GB .* fit: .* are allowed .half of what is free."),
+            (
+                {"cache_limit": "the files"},
+                "encoded",
+                r"encoded: one file of .* ms of a core each, .* \(--cache-limit\)",
+            ),
+            ({"cache_limit": 0.0}, "off", "off: the image files themselves; every epoch decodes its images"),
+            ({"cache": "encoded"}, "encoded", "as asked"),
+        ],
+    )
+    def test_the_plan_says_how_images_are_kept_and_workers_are_told(
+        self, tmp_path: Path, data: Path, options: dict[str, Any], mode: str, words: str
+    ) -> None:
+        for file in (data / "images").iterdir():  # the fixture's noise takes more in a PNG than decoded
+            Image.new("RGB", Image.open(file).size).save(file)
+        if options.get("cache_limit") == "the files":
+            options = {"cache_limit": sum(file.stat().st_size for file in (data / "images").iterdir()) / 1e9}
+        study = planned(tmp_path, data, **options)
+        assert study.plan["source"]["cache"] == {"mode": mode, "limit_gb": None}
+        assert re.search(words, study.images_words), study.images_words
+
+    def test_a_resume_may_keep_images_in_another_way(self, tmp_path: Path, data: Path) -> None:
+        first = planned(tmp_path, data, cache="off")
+        write_plan(first)
+        again = Options(runs_dir=str(first.folder.parent), name=first.folder.name, resume=True)
+        assert resume_plan(again, say).plan["source"]["cache"]["mode"] == "off"
+        again.cache = "encoded"
+        study = resume_plan(again, say)
+        assert study.plan["source"]["cache"]["mode"] == "encoded"
+        assert study.plan["dataset"] == first.plan["dataset"], "what was trained on is the same"
 
     def test_a_missing_data_folder_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="must be a folder"):

@@ -11,8 +11,12 @@ import pytest
 from PIL import Image
 
 from detector.data import cache
-from detector.data.cache import PADDING_VALUE, CachedSplit, cached_split, letterbox_size
-from detector.data.dataset import split_fingerprint
+from detector.data.cache import CachedSplit, cached_split
+from detector.data.cache_rule import CacheRule
+from detector.data.dataset import DataError
+from detector.data.fingerprint import split_fingerprint
+from detector.data.letterbox import PADDING_VALUE, letterbox_size
+from detector.data.places import cache_home
 from tests.detector.data.conftest import HEIGHT, WIDTH, CocoFolder
 
 CANVAS = (64, 128)
@@ -24,7 +28,7 @@ def build(folder: CocoFolder, canvas: tuple[int, int] = CANVAS) -> CachedSplit:
 
 
 def cache_folder(folder: CocoFolder) -> Path:
-    return cache.cache_home() / "decoded" / f"{split_fingerprint(folder.load().train)}-64x128-v{cache.FORMAT}"
+    return cache_home() / "decoded" / f"{split_fingerprint(folder.load().train)}-64x128-v{cache.FORMAT}"
 
 
 @pytest.mark.parametrize(
@@ -81,10 +85,10 @@ def test_the_pixels_are_a_read_only_memory_map(folder: CocoFolder) -> None:
 def test_the_second_open_does_not_build_again(folder: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build(folder)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("built twice")
 
-    monkeypatch.setattr(cache, "_build", refuse)
+    monkeypatch.setattr(cache, "_decode_all", refuse)
     second = build(folder)
     np.testing.assert_array_equal(first.images, second.images)
     assert first.channel_mean == second.channel_mean
@@ -128,7 +132,7 @@ def test_the_canvas_parts_the_cache_but_not_the_fingerprint(folder: CocoFolder) 
     assert wide.fingerprint == square.fingerprint
     assert square.images.shape == (3, 64, 64, 3)
     assert square.content_hw.tolist() == [[48, 64]] * 3
-    assert len(list((cache.cache_home() / "decoded").glob("*/meta.json"))) == 2
+    assert len(list((cache_home() / "decoded").glob("*/meta.json"))) == 2
 
 
 def test_a_build_that_died_half_way_is_thrown_away(folder: CocoFolder) -> None:
@@ -163,13 +167,13 @@ import sys, time
 from detector.data import cache
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource
-real = cache._build
-def slow_build(*given):
+real = cache._decode_all
+def slow_build(*given, **named):
     with open(sys.argv[2], "a") as file:
         file.write("built\\n")
     time.sleep(1.0)
-    real(*given)
-cache._build = slow_build
+    real(*given, **named)
+cache._decode_all = slow_build
 cached = cache.cached_split(load_dataset(DataSource.from_folder(sys.argv[1])).train, (64, 128))
 print(int(cached.images.sum(dtype="int64")))
 """
@@ -222,3 +226,56 @@ def test_a_large_jpeg_decoded_at_reduced_size_keeps_its_annotated_geometry(folde
     rows, columns = np.nonzero(bright)
     extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     np.testing.assert_allclose(extent, [160, 80, 240, 160], atol=1)
+
+
+def test_images_that_are_not_decoded_are_the_same_images_with_the_same_statistics(folder: CocoFolder) -> None:
+    split = folder.load().train
+    decoded = cached_split(split, CANVAS)
+    for mode in ("encoded", "off"):
+        streamed = cached_split(split, CANVAS, mode=mode)
+        assert streamed.kept.mode == mode
+        np.testing.assert_array_equal(streamed.images[np.arange(3)], decoded.images)
+        for name in ("scales", "content_hw", "boxes_xyxy", "labels", "channel_mean", "channel_std"):
+            np.testing.assert_array_equal(getattr(streamed, name), getattr(decoded, name), err_msg=name)
+
+
+@pytest.mark.parametrize(("mode", "left"), [("decoded", {"decoded"}), ("encoded", {"streamed", "encoded"}), ("off", {"streamed"})])  # fmt: skip
+def test_a_mode_leaves_what_it_needs_and_no_pixels_besides(folder: CocoFolder, mode: str, left: set[str]) -> None:
+    kept = cached_split(folder.load().train, CANVAS, mode=mode).kept
+    there = {path.relative_to(cache_home()).parts[0] for path in cache_home().rglob("*") if path.suffix in (".npy", ".bin", ".json")}  # fmt: skip
+    assert there - {"digests"} == left
+    files = sum((folder.images / f"{name}.png").stat().st_size for name in "abc")
+    pixels = 3 * CANVAS[0] * CANVAS[1] * 3
+    least = {"decoded": pixels, "encoded": files, "off": 0}[mode]
+    assert least <= kept.disk_bytes <= least + 2000 * (mode != "off")
+    assert kept.decode_ms > 0
+
+
+def test_packed_files_serve_every_canvas(folder: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = folder.load().train
+    cached_split(split, CANVAS, mode="encoded")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("packed twice")
+
+    monkeypatch.setattr(cache.PackedFiles, "pack", refuse)
+    assert cached_split(split, (64, 64), mode="encoded").images.shape == (3, 64, 64, 3)
+
+
+def test_a_bad_image_is_found_before_training_in_any_mode(folder: CocoFolder) -> None:
+    (folder.images / "b.png").write_bytes(b"no image")
+    for mode in ("decoded", "encoded", "off"):
+        with pytest.raises(DataError, match="must be readable.*b.png"):
+            cached_split(folder.load().train, CANVAS, mode=mode)
+        kept = cached_split(folder.load().train, CANVAS, True, mode)
+        assert len(kept) == len(kept.images[np.arange(2)]) == 2
+
+
+def test_what_is_decoded_already_is_not_asked_of_the_disk_again(folder: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    dataset = folder.load()
+    monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 0)
+    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS])[0] == "off"
+    for split in dataset.splits:
+        cached_split(split, CANVAS)
+    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS])[0] == "decoded"
+    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS, (64, 64)])[0] == "off"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from detector.data.coco import load_dataset
-from detector.data.dataset import DataError, DataSource, coco_ground_truth, split_fingerprint
+from detector.data.dataset import DataError, DataSource, coco_ground_truth
+from detector.data.fingerprint import split_fingerprint
 from tests.detector.data.conftest import CocoFolder
 
 

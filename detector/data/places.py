@@ -1,0 +1,40 @@
+"""Where made and kept data lies on a machine, how much room there is, and the lock under which one process makes it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def cache_home() -> Path:
+    """Where made and decoded data lies: $XDG_CACHE_HOME/detector-search, by default under ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detector-search"
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Holds an advisory lock that the kernel drops when this process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def free_disk_bytes(path: Path) -> int:
+    """What is free where `path` lies or will lie."""
+    there = next(part for part in (path, *path.parents) if part.exists())
+    return shutil.disk_usage(there).free
+
+
+def free_memory_bytes() -> int:
+    """What programs may still take, the page cache given up (Linux), within this process's control group."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    with suppress(OSError, ValueError):  # no such group, or "max": no limit
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    return max(0, free)
