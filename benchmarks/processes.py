@@ -1,4 +1,4 @@
-"""A command run to its end, with its wall time and the peak memory of its whole process tree."""
+"""A command run to its end, with its wall time and the peak memory of its processes."""
 
 from __future__ import annotations
 
@@ -6,37 +6,49 @@ import os
 import subprocess
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 EVERY_S = 0.5
+TRIAL = "ray::"  # how Ray names the processes that trials run in
 
 
-def run_measured(command: list[str], **environment: str) -> tuple[float, float, str]:
-    """(wall seconds, peak GiB, standard output); memory is the proportional set size of the command and all it started.
+@dataclass
+class Ran:
+    """A command's wall seconds, output and peak memory: the proportional set size, which counts what processes share once."""
 
-    Proportional: what processes share is counted once between them (Linux). Raises: RuntimeError where the command fails.
+    wall: float = 0.0
+    printed: str = ""
+    peak_gib: float = 0.0  # of it and all that it started
+    trial_gib: float = 0.0  # of the largest process of a Ray actor or task
+
+
+def run_measured(command: list[str], **environment: str) -> Ran:
+    """Runs a command to its end (Linux).
+
+    Raises: RuntimeError where it fails.
     """
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
-    peak, ended = [0.0], threading.Event()
-    watch = threading.Thread(target=_watch, args=(process.pid, peak, ended), daemon=True)
+    ran, ended = Ran(), threading.Event()
+    watch = threading.Thread(target=_watch, args=(process.pid, ran, ended), daemon=True)
     watch.start()
-    printed, complaints = process.communicate()
-    wall = time.perf_counter() - start
+    ran.printed, complaints = process.communicate()
+    ran.wall = time.perf_counter() - start
     ended.set()
     watch.join()
     if process.returncode:
         raise RuntimeError(
-            f"{' '.join(command)} ended with {process.returncode}:\n{printed[-2000:]}\n{complaints[-3000:]}"
+            f"{' '.join(command)} ended with {process.returncode}:\n{ran.printed[-2000:]}\n{complaints[-3000:]}"
         )
-    return wall, peak[0], printed
+    return ran
 
 
-def _watch(pid: int, peak: list[float], ended: threading.Event) -> None:
+def _watch(pid: int, ran: Ran, ended: threading.Event) -> None:
     known: dict[int, psutil.Process] = {}  # Ray's daemons leave the tree when their parent ends
     while not ended.wait(EVERY_S):
         try:
@@ -44,7 +56,18 @@ def _watch(pid: int, peak: list[float], ended: threading.Event) -> None:
         except psutil.Error:
             continue
         known.update({process.pid: process for process in found})
-        peak[0] = max(peak[0], sum(map(_share, known)) / 2**30)
+        shares = {process: _share(process) / 2**30 for process in known}
+        ran.peak_gib = max(ran.peak_gib, sum(shares.values()))
+        ran.trial_gib = max(
+            ran.trial_gib, *(share if _is_trial(process) else 0.0 for process, share in shares.items()), 0.0
+        )
+
+
+def _is_trial(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().startswith(TRIAL)
+    except OSError:
+        return False
 
 
 def _share(pid: int) -> int:

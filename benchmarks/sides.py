@@ -21,6 +21,8 @@ from detector.profile import peak_memory_bytes, reset_peak_memory
 
 NOT_MEASURED = "not measured"
 ROUNDS = 5
+OF_A_SIDE = "GiB: peak memory beyond what stood before"
+OF_A_COMMAND = "GiB: peak of the whole process tree, what is shared counted once (of its largest trial)"
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Measured:
     """One side of a claim."""
 
     value: float  # median over the rounds
-    peak_gib: float | None = None  # memory at most, beyond what stood before it began
-    rounds: tuple[float, ...] = ()
+    peak_gib: float | None = None  # memory at most: of a whole command, or beyond what stood before it began
+    trial_gib: float | None = None  # of the largest trial's process, where trials have processes of their own
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Claim:
     what: str
     unit: str
     bar: float | None = None  # how many times better ours is to be
+    at_most: float | None = None  # or what ours is to be, in the unit
     theirs: Measured | None = None  # None: not measured
     ours: Measured | None = None
     more_is_better: bool = False
@@ -79,7 +82,7 @@ def in_turn(
             reset_peak_memory(where)
             found[name].append(side())
             peaks[name] = max(peaks[name], (peak_memory_bytes(where) - before) / 2**30)
-    return {name: Measured(statistics.median(rows), peaks[name], tuple(rows)) for name, rows in found.items()}
+    return {name: Measured(statistics.median(rows), peaks[name]) for name, rows in found.items()}
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -108,9 +111,9 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def print_table(claims: Sequence[Claim], about: str, *packages: str) -> None:
+def print_table(claims: Sequence[Claim], about: str, *packages: str, memory: str = OF_A_SIDE) -> None:
     """The table of a benchmark, after a line on what was measured and one on the machine."""
-    print(f"{about}\n\n{machine(*packages)}; medians, sides in turn; memory: the peak beyond what stood before.\n")
+    print(f"{about}\n\n{machine(*packages)}; medians, sides in turn; {memory}.\n")
     print("| | theirs | ours | unit | ratio | bar | | GiB theirs | GiB ours |")
     print("|---|---:|---:|---|---:|---:|---|---:|---:|")
     for claim in claims:
@@ -120,12 +123,20 @@ def print_table(claims: Sequence[Claim], about: str, *packages: str) -> None:
 def as_row(claim: Claim) -> str:
     """A claim as a row of the table."""
     ratio = claim.ratio
-    verdict = NOT_MEASURED if ratio is None else ""
-    if ratio is not None and claim.bar is not None:
+    bar, verdict = "-", ""
+    if claim.ours is None:
+        verdict = NOT_MEASURED
+    elif ratio is not None and claim.bar is not None:
         verdict = "reached" if ratio >= claim.bar else "missed"
+    elif claim.at_most is not None:
+        verdict = "reached" if claim.ours.value < claim.at_most else "missed"
+    if claim.bar is not None:
+        bar = f">= {claim.bar:.3g}"
+    elif claim.at_most is not None:
+        bar = f"< {claim.at_most:g} {claim.unit}"
     cells = [
         f"{claim.what}{f' ({claim.note})' if claim.note else ''}", _number(claim.theirs), _number(claim.ours), claim.unit,
-        f"{ratio:.2f}" if ratio is not None else "-", f">= {claim.bar:g}" if claim.bar is not None else "-", verdict,
+        f"{ratio:.2f}" if ratio is not None else "-", bar, verdict,
         _memory(claim.theirs), _memory(claim.ours),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -136,4 +147,6 @@ def _number(side: Measured | None) -> str:
 
 
 def _memory(side: Measured | None) -> str:
-    return f"{side.peak_gib:.2f}" if side and side.peak_gib is not None else "-"
+    if side is None or side.peak_gib is None:
+        return "-"
+    return f"{side.peak_gib:.2f}" + (f" ({side.trial_gib:.2f})" if side.trial_gib else "")

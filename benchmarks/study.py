@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.processes import run_measured
-from benchmarks.sides import Claim, Measured, print_table
+from benchmarks.processes import Ran, run_measured
+from benchmarks.sides import OF_A_COMMAND, Claim, Measured, print_table
 from detector.data.lidar import make_dataset
 from spaces.loading import load_space
 
@@ -31,8 +31,7 @@ class Run:
     """One command's study."""
 
     curve: list[tuple[float, float]]  # (seconds from the command's start, mAP) of every epoch
-    wall: float
-    peak_gib: float
+    ran: Ran
 
     @property
     def best(self) -> float:
@@ -50,22 +49,21 @@ def ours(data: Path, steps: int, seed: int, scratch: Path) -> Run:
         sys.executable, "-m", "search.run", "--space", "retinanet", "--profile", "cpu", "--data", str(data), "--runs-dir",
         str(scratch / "runs"), "--name", name, "--seed", str(seed), "--set", f"steps_per_epoch={steps}",
     ]  # fmt: skip
-    wall, peak, _ = run_measured(command, XDG_CACHE_HOME=str(scratch / "cache"))
+    ran = run_measured(command, XDG_CACHE_HOME=str(scratch / "cache"))
     records = [json.loads(line) for line in (scratch / "runs" / name / "journal.jsonl").read_text().splitlines()]
     curve = [(r["time"] - started, r["metrics"]["mAP"]) for r in records if r["event"] == "epoch"]
     shutil.rmtree(scratch / "cache")  # the next one decodes again
-    return Run(curve, wall, peak)
+    return Run(curve, ran)
 
 
 def theirs(data: Path, steps: int, seed: int, trials: int, epochs: int, scratch: Path) -> Run:
     """The tidy script."""
     started = time.time()
-    words = [str(data), *map(str, (trials, epochs, steps, seed))]
-    wall, peak, printed = run_measured(
-        [sys.executable, "-m", "benchmarks.tidy_tune", *words], XDG_CACHE_HOME=str(scratch / "cache")
-    )
+    words = [str(word) for word in (data, trials, epochs, steps, seed, scratch / "ray")]
+    command = [sys.executable, "-m", "benchmarks.tidy_tune", *words]
+    ran = run_measured(command, XDG_CACHE_HOME=str(scratch / "cache"))
     shutil.rmtree(scratch / "cache")
-    return Run([(at - started, score) for at, score in json.loads(printed.splitlines()[-1])], wall, peak)
+    return Run([(at - started, score) for at, score in json.loads(ran.printed.splitlines()[-1])], ran)
 
 
 def claims_of(pairs: Sequence[tuple[Run, Run]]) -> list[Claim]:
@@ -77,18 +75,21 @@ def claims_of(pairs: Sequence[tuple[Run, Run]]) -> list[Claim]:
     middle = sorted(range(len(pairs)), key=lambda n: reached[n][0] / reached[n][1])[len(pairs) // 2]
 
     def sides(values: Sequence[tuple[float, float]], chosen: int | None = None) -> tuple[Measured, Measured]:
-        peaks = [max(run.peak_gib for run in side) for side in zip(*pairs, strict=True)]
+        peaks = [
+            (max(run.ran.peak_gib for run in side), max(run.ran.trial_gib for run in side))
+            for side in zip(*pairs, strict=True)
+        ]
         numbers = (
             values[chosen] if chosen is not None else [statistics.median(side) for side in zip(*values, strict=True)]
         )
-        return Measured(numbers[0], peaks[0]), Measured(numbers[1], peaks[1])
+        return Measured(numbers[0], *peaks[0]), Measured(numbers[1], *peaks[1])
 
     return [
         Claim(
             f"to the lower of the two best mAPs, {targets[middle]:.3f}, in the middle one of {len(pairs)} seeds", "s",
             BAR, *sides(reached, middle), note="all: " + ", ".join(f"{a:.0f} / {b:.0f}" for a, b in reached),
         ),
-        Claim("the whole command", "s", None, *sides([(them.wall, us.wall) for them, us in pairs])),
+        Claim("the whole command", "s", None, *sides([(them.ran.wall, us.ran.wall) for them, us in pairs])),
         Claim(
             "best mAP", "", None, *sides([(them.best, us.best) for them, us in pairs]), more_is_better=True,
             note="all: " + ", ".join(f"{them.best:.3f} / {us.best:.3f}" for them, us in pairs),
@@ -111,9 +112,9 @@ def main() -> None:
             us = ours(data, street.steps_per_epoch, seed, scratch)
             them = theirs(data, street.steps_per_epoch, seed, budget.trials, budget.epochs, scratch)
             pairs.append((them, us))
-            print(f"seed {seed}: theirs {them.best:.3f} in {them.wall:.0f} s, ours {us.best:.3f} in {us.wall:.0f} s", file=sys.stderr)  # fmt: skip
+            print(f"seed {seed}: theirs {them.best:.3f} in {them.ran.wall:.0f} s, ours {us.best:.3f} in {us.ran.wall:.0f} s", file=sys.stderr)  # fmt: skip
     about = f"A whole study, {budget.trials} trials of at most {budget.epochs} epochs; theirs: ASHA + OptunaSearch + torchvision's RetinaNet."
-    print_table(claims_of(pairs), about, "ray", "optuna", "pycocotools")
+    print_table(claims_of(pairs), about, "ray", "optuna", "pycocotools", memory=OF_A_COMMAND)
 
 
 if __name__ == "__main__":

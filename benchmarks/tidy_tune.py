@@ -2,7 +2,7 @@
 
 The same narrow trunk and neck, anchors, canvas, epochs and space as our default study (all fields that torchvision's
 RetinaNet has: not neck_top_down, head_shared, head_channels, roll_probability), PIL + DataLoader, pycocotools. A function
-trainable, Tune's defaults. `python -m benchmarks.tidy_tune DATA TRIALS EPOCHS STEPS SEED`; its last line is a JSON list of
+trainable, Tune's defaults. `python -m benchmarks.tidy_tune DATA TRIALS EPOCHS STEPS SEED FOLDER`; its last line is a JSON list of
 [seconds since the epoch, mAP], one for each reported epoch.
 """
 
@@ -260,6 +260,7 @@ def main() -> None:
             scheduler=ASHAScheduler(metric="mAP", mode="max", max_t=epochs, grace_period=1, reduction_factor=4),
             num_samples=trials,
         ),
+        run_config=tune.RunConfig(storage_path=sys.argv[6]),
     )
     epochs_seen = []
     for result in tuner.fit():

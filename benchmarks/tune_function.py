@@ -1,6 +1,6 @@
 """The rival of `benchmarks.turnaround`: our trainer as a plain Ray Tune function trainable, with default settings.
 
-Run by the benchmark: `python -m benchmarks.tune_function DATA TRIALS`; prints {"trials": .., "training_seconds": ..}.
+Run by the benchmark: `python -m benchmarks.tune_function DATA TRIALS FOLDER`; prints {"trials": .., "training_seconds": ..}.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main() -> None:
             "data": data,
         },
         tune_config=tune.TuneConfig(num_samples=trials, metric="mAP", mode="max"),
+        run_config=tune.RunConfig(storage_path=sys.argv[3]),
     )
     results = tuner.fit()
     seconds = [result.metrics["seconds"] for result in results if result.metrics and "seconds" in result.metrics]

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.processes import run_measured
-from benchmarks.sides import Claim, Measured, print_table
+from benchmarks.processes import Ran, run_measured
+from benchmarks.sides import OF_A_COMMAND, Claim, Measured, print_table
 from detector.data.lidar import make_dataset
 
 TRIALS, FEW, ROUNDS = 40, 8, 3
@@ -28,28 +28,27 @@ BAR = 1 / 0.3  # at most 0.3 times theirs
 SPACE = {"include": "smoke", "fields": {"lr": {"log": [0.001, 0.01]}, "focal_alpha": {"float": [0.25, 0.6]}}}
 
 
-def theirs(data: Path, trials: int) -> tuple[float, float, float]:
-    """(wall seconds, training seconds, peak GiB) of the plain script."""
-    command = [sys.executable, "-m", "benchmarks.tune_function", str(data), str(trials)]
-    wall, peak, printed = run_measured(command)
-    told = json.loads(printed.splitlines()[-1])
+def theirs(data: Path, trials: int, scratch: Path) -> tuple[Ran, float]:
+    """(the plain script as it ran, its training seconds)."""
+    ran = run_measured([sys.executable, "-m", "benchmarks.tune_function", str(data), str(trials), str(scratch / "ray")])
+    told = json.loads(ran.printed.splitlines()[-1])
     assert told["trials"] == trials, told
-    return wall, told["training_seconds"], peak
+    return ran, told["training_seconds"]
 
 
-def ours(data: Path, trials: int, scratch: Path) -> tuple[float, float, float]:
-    """(wall seconds, training seconds, peak GiB) of our command."""
+def ours(data: Path, trials: int, scratch: Path) -> tuple[Ran, float]:
+    """(our command as it ran, its training seconds)."""
     name = f"study-{time.time_ns()}"
     command = [
         sys.executable, "-m", "search.run", "--space", str(scratch / "space.yaml"), "--data", str(data), "--runs-dir",
         str(scratch / "runs"), "--name", name, "--scheduler", "none", "--sampler", "random", "--epochs", "1", "--trials",
         str(trials),
     ]  # fmt: skip
-    wall, peak, _ = run_measured(command)
+    ran = run_measured(command)
     records = [json.loads(line) for line in (scratch / "runs" / name / "journal.jsonl").read_text().splitlines()]
     seconds = [record["seconds"] for record in records if record["event"] == "epoch"]
     assert len(seconds) == trials, len(seconds)
-    return wall, sum(seconds), peak
+    return ran, sum(seconds)
 
 
 def main() -> None:
@@ -64,15 +63,15 @@ def main() -> None:
         (scratch / "space.yaml").write_text(yaml.safe_dump(SPACE))
         data = scratch / "street"
         make_dataset(data, {"train": 32, "val": 16}, seed=0)
-        sides = {"theirs": lambda n: theirs(data, n), "ours": lambda n: ours(data, n, scratch)}
+        sides = {"theirs": theirs, "ours": ours}
         beyond: dict[tuple[str, int], list[float]] = {}
-        peaks = dict.fromkeys(sides, 0.0)
+        runs: dict[str, list[Ran]] = {name: [] for name in sides}
         for _ in range(options.rounds):
             for trials in (FEW, options.trials):
                 for name, side in sides.items():
-                    wall, training, peak = side(trials)
-                    beyond.setdefault((name, trials), []).append(wall - training / at_a_time)
-                    peaks[name] = max(peaks[name], peak)
+                    ran, training = side(data, trials, scratch)
+                    beyond.setdefault((name, trials), []).append(ran.wall - training / at_a_time)
+                    runs[name].append(ran)
     whole = {name: [seconds / options.trials for seconds in beyond[name, options.trials]] for name in sides}
     each = {
         name: [
@@ -83,14 +82,15 @@ def main() -> None:
     }
 
     def measured(name: str, found: dict[str, list[float]]) -> Measured:
-        return Measured(statistics.median(found[name]), peaks[name], tuple(found[name]))
+        peaks = [(ran.peak_gib, ran.trial_gib) for ran in runs[name]]
+        return Measured(statistics.median(found[name]), *map(max, zip(*peaks, strict=True)))
 
     claims = [
         Claim(what, "s/trial", BAR, measured("theirs", found), measured("ours", found))
         for what, found in ((f"{options.trials} trials, whole command", whole), ("each further trial", each))
     ]
     about = f"Trial turnaround: seconds per trial beyond training, {at_a_time} at a time; theirs: Ray Tune function trainable, default settings."
-    print_table(claims, about, "ray")
+    print_table(claims, about, "ray", memory=OF_A_COMMAND)
 
 
 if __name__ == "__main__":
