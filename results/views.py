@@ -259,8 +259,11 @@ def cost_view(evidence: Evidence) -> View:
     for row in configurations(state)[: None if ablated else TOP]:
         trials = [t for t in state.trials.values() if t.config_hash == row["config"] and t.epochs]
         trained: dict[str, list[float]] = {}  # seconds of its epochs by device
+        peaks: dict[str, float] = {}  # GiB
         for record in (record for t in trials for record in t.epochs.values() if not record.get("taken_over")):
-            trained.setdefault(record.get("device", ""), []).append(record["seconds"])
+            device = record.get("device", "")
+            trained.setdefault(device, []).append(record["seconds"])
+            peaks[device] = max(peaks.get(device, 0.0), record.get("peak_gib", 0.0))
         if not trials:
             continue
         own = state.trials[row["trial"]]
@@ -274,6 +277,7 @@ def cost_view(evidence: Evidence) -> View:
                     "seconds_per_epoch": statistics.median(seconds) if seconds else math.nan,
                     "epochs": len(seconds) if len(trained) > 1 else sum(len(t.epochs) for t in trials),
                     "minutes": sum(seconds) / 60,
+                    "peak_gib": peaks.get(device, 0.0),
                     **costs,
                 }
             )
@@ -285,9 +289,13 @@ def cost_view(evidence: Evidence) -> View:
         "s/epoch": lambda r: show(r["seconds_per_epoch"]),
         "epochs": lambda r: str(r["epochs"]),
         "minutes": lambda r: f"{r['minutes']:.1f}",
+        # A study of before it was measured has none.
+        **({"peak GiB": lambda r: f"{r['peak_gib']:.2f}"} if any(row["peak_gib"] for row in rows) else {}),
         **{name: teller(name) for name in measured},
     }
     told = f"{_stands_on(evidence)}; seconds per epoch: the median over its epochs; minutes: all its trials, inside training and evaluation"
+    if "peak GiB" in columns:
+        told += "; peak GiB: of a GPU's memory, or of the trial's process with the images that it maps"
     told += f"; on {devices[0]}" if len(devices) == 1 else "; a row a device" if devices else ""
     return View("cost", "what it cost", rows, columns, told, frozenset(), frozenset({"config"}))
 

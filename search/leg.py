@@ -124,6 +124,7 @@ class LegRunner:
         import torch
 
         from detector.config import DetectorConfig
+        from detector.profile import reset_peak_memory
         from search.trainers import make_trainer
 
         torch.set_num_threads(self.threads)
@@ -135,6 +136,7 @@ class LegRunner:
         )  # fmt: skip
         (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
         self._load(trainer)
+        reset_peak_memory(torch.device(getattr(trainer, "device", "cpu")))
         self._log(
             f"leg {self.leg['number']}: epochs {trainer.epoch} -> {self.leg['to_epoch']}, {self.threads} threads, process {os.getpid()}"
         )
@@ -199,8 +201,17 @@ class LegRunner:
         if self.study.get("measured"):  # objectives that training does not change: once a leg
             self.costs = self.costs or measure_costs(self.trainer.evaluated_model(), self.trainer.device)
             told["metrics"] = {**told["metrics"], **{name: self.costs[name] for name in self.study["measured"]}}
-        where = {"host": socket.gethostname(), "device": device_name(getattr(self.trainer, "device", None))}
+        device = getattr(self.trainer, "device", None)
+        where = {"host": socket.gethostname(), "device": device_name(device), "peak_gib": self._peak_gib(device)}
         return {**told, "seconds": result.seconds, "leg": self.leg["number"], "threads": self.threads, **where}
+
+    def _peak_gib(self, device: Any) -> float:
+        """Memory at most since the leg began: of the GPU, or of this process, mapped images included."""
+        import torch
+
+        from detector.profile import peak_memory_bytes
+
+        return round(peak_memory_bytes(torch.device(device or "cpu")) / 2**30, 3)
 
     def _follow_thread_change(self, torch: Any) -> None:
         """A leg that is left alone on the machine may use all its cores; the driver says so in a file."""

@@ -93,6 +93,7 @@ class TestOthers:
         cost = next(view for view in views(Evidence(study)) if view.name == "cost")
         assert (cost.rows[0]["epochs"], cost.rows[0]["seconds_per_epoch"]) == (9, 2.0)
         assert cost.rows[0]["minutes"] == pytest.approx(18 / 60)
+        assert "peak GiB" not in cost.columns, "a study of before it was measured"
 
     def test_cost_tells_devices_apart(self, study: Path) -> None:
         lines = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()]
@@ -102,6 +103,7 @@ class TestOthers:
             if record["event"] == "epoch":
                 slow = record["trial"] in trials and record["epoch"] > 3
                 record |= {"device": "L4", "seconds": 8.0} if slow else {"device": "H100"}
+                record["peak_gib"] = 5.0 + record["epoch"] / 4
         (study / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
         cost = next(view for view in views(Evidence(study)) if view.name == "cost")
         first, second = cost.rows[:2]
@@ -112,6 +114,9 @@ class TestOthers:
         ]
         assert "device" in cost.columns
         assert cost.caption.endswith("a row a device")
+        assert "peak GiB: of a GPU's memory" in cost.caption
+        # the highest of epochs 1 to 3, and of 4 to 9
+        assert [row[list(cost.columns).index("peak GiB")] for row in cost.cells()[:2]] == ["5.75", "7.25"]
 
     def test_sizes_say_what_small_is(self, study: Path) -> None:
         sizes = next(view for view in views(Evidence(study)) if view.name == "sizes")

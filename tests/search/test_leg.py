@@ -56,6 +56,9 @@ def test_a_leg_reports_each_epoch_and_leaves_what_the_next_goes_on_from(study: d
     reports = [runner.step(), runner.step()]
     assert [[row["epoch"] for row in report["epochs"]] for report in reports] == [[1], [2]]
     assert [report["outcome"] for report in reports] == ["", "reached"]
+    peaks = [row["peak_gib"] for report in reports for row in report["epochs"]]
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**30  # resident now
+    assert all(0.5 * held < peak < held + 1 for peak in peaks), "of this process, not of its whole past"
     folder = Path(study["folder"]) / "trials" / "t1"
     assert all((folder / name).is_file() for name in (CHECKPOINT, BEST, DETECTIONS))
     onward = LegRunner(leg(3), study).step()
