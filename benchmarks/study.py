@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -20,8 +21,13 @@ from pathlib import Path
 
 from benchmarks.processes import Ran, run_measured
 from benchmarks.sides import OF_A_COMMAND, Claim, Measured, print_table
+from detector.data.batches import load_training_data
+from detector.data.coco import load_dataset
+from detector.data.dataset import DataSource
 from detector.data.lidar import make_dataset
+from spaces.fitting import DatasetFacts
 from spaces.loading import load_space
+from spaces.space import resolve
 
 BAR, SEEDS = 3.0, (0, 1, 2)
 
@@ -56,14 +62,22 @@ def ours(data: Path, steps: int, seed: int, scratch: Path) -> Run:
     return Run(curve, ran)
 
 
-def theirs(data: Path, steps: int, seed: int, trials: int, epochs: int, scratch: Path) -> Run:
+def theirs(data: Path, steps: int, seed: int, trials: int, epochs: int, settings: str, scratch: Path) -> Run:
     """The tidy script."""
     started = time.time()
-    words = [str(word) for word in (data, trials, epochs, steps, seed, scratch / "ray")]
-    command = [sys.executable, "-m", "benchmarks.tidy_tune", *words]
-    ran = run_measured(command, XDG_CACHE_HOME=str(scratch / "cache"))
-    shutil.rmtree(scratch / "cache")
+    words = [str(word) for word in (data, trials, epochs, steps, seed, scratch / "ray", settings)]
+    ran = run_measured([sys.executable, "-m", "benchmarks.tidy_tune", *words])
     return Run([(at - started, score) for at, score in json.loads(ran.printed.splitlines()[-1])], ran)
+
+
+def noted_down(data: Path, scratch: Path) -> str:
+    """What the writer of the tidy script would have found out beforehand: fitted anchors, the channels' statistics."""
+    os.environ["XDG_CACHE_HOME"] = str(scratch / "noted")
+    facts = DatasetFacts(**load_dataset(DataSource.from_folder(data)).facts())
+    fitted = resolve(load_space("retinanet"), "cpu", facts).base
+    cached = load_training_data(data, fitted.image_size_px).train
+    channels = {"mean": cached.channel_mean, "std": cached.channel_std}
+    return json.dumps({"fitted": fitted.to_dict(), "statistics": channels})
 
 
 def claims_of(pairs: Sequence[tuple[Run, Run]]) -> list[Claim]:
@@ -107,10 +121,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch, data = Path(folder), Path(folder) / "street"
         make_dataset(data, {"train": street.train, "val": street.val}, seed=0, degrees=street.degrees)
-        pairs = []
+        settings, pairs = noted_down(data, scratch), []
         for seed in options.seeds:
             us = ours(data, street.steps_per_epoch, seed, scratch)
-            them = theirs(data, street.steps_per_epoch, seed, budget.trials, budget.epochs, scratch)
+            them = theirs(data, street.steps_per_epoch, seed, budget.trials, budget.epochs, settings, scratch)
             pairs.append((them, us))
             print(f"seed {seed}: theirs {them.best:.3f} in {them.ran.wall:.0f} s, ours {us.best:.3f} in {us.ran.wall:.0f} s", file=sys.stderr)  # fmt: skip
     about = f"A whole study, {budget.trials} trials of at most {budget.epochs} epochs; theirs: ASHA + OptunaSearch + torchvision's RetinaNet."
