@@ -42,7 +42,12 @@ def main() -> None:
             ours = Measured(told["ms_per_batch"], told["peak_memory_mib"] / 1024)
         claims.append(Claim(step.name, "ms", BAR, Measured(step.reported.ms_per_batch), ours))
     about = f"Inference of the report's configurations, batch {BATCH}, {options.device or 'a GPU'}; theirs: as the report prints it, on its GPU."
-    print_table(claims, about, memory="GiB: peak memory of the device")
+    print_table(
+        claims,
+        about,
+        how="ours the median of 5 batches, theirs one printed number",
+        memory="GiB: peak memory of the device",
+    )
 
 
 if __name__ == "__main__":

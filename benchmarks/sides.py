@@ -21,7 +21,8 @@ from detector.profile import peak_memory_bytes, reset_peak_memory
 
 NOT_MEASURED = "not measured"
 ROUNDS = 5
-OF_A_SIDE = "GiB: peak memory beyond what stood before"
+OF_A_SIDE = "GiB: peak memory of this process beyond what stood before, without processes that it started"
+IN_TURN = "medians, sides in turn"
 OF_A_COMMAND = "GiB: peak of the whole process tree, what is shared counted once (of its largest trial)"
 
 
@@ -111,9 +112,11 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def print_table(claims: Sequence[Claim], about: str, *packages: str, memory: str = OF_A_SIDE) -> None:
+def print_table(
+    claims: Sequence[Claim], about: str, *packages: str, how: str = IN_TURN, memory: str = OF_A_SIDE
+) -> None:
     """The table of a benchmark, after a line on what was measured and one on the machine."""
-    print(f"{about}\n\n{machine(*packages)}; medians, sides in turn; {memory}.\n")
+    print(f"{about}\n\n{machine(*packages)}; {how}; {memory}.\n")
     print("| | theirs | ours | unit | ratio | bar | | GiB theirs | GiB ours |")
     print("|---|---:|---:|---|---:|---:|---|---:|---:|")
     for claim in claims:

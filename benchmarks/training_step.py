@@ -1,15 +1,15 @@
 """Images a second of a training step of RetinaNet on ResNet-50 FPN, 128 x 1024, 9 classes: torchvision's and ours.
 
-Twice: both with the same settings (all layers trained, batch norm, fp32, SGD), and each with its own defaults (ours:
-bf16 where the hardware has it, fused AdamW; theirs: fp32, AdamW as torch has it). Both start from the same weights, and
-their losses on the first batch must be equal. `python -m benchmarks.training_step`; runs without ray.
+Twice: both with the same settings (all layers trained, batch norm, fp32, plain memory layout, torch's own SGD, the same float
+tensors in 0..1), and each with its own defaults (ours: uint8 batches, channels_last, bf16 where the hardware has it, fused
+AdamW; theirs: as its detection reference, fp32 and SGD). Both start from the same weights, and their losses on the first
+batch must be equal. `python -m benchmarks.training_step`; runs without ray.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,22 +38,27 @@ SETTINGS: dict[str, Any] = {
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
-@dataclass(frozen=True)
 class Batch:
-    """The same images and boxes as each side takes them."""
+    """The same images and boxes as each side takes them, laid out before the clock runs."""
 
-    images: Tensor  # (B, H, W, 3) uint8
-    targets: Targets
+    def __init__(self, images: Tensor, targets: Targets) -> None:
+        """images: (B, H, W, 3) uint8."""
+        self.images, self.targets = images, targets
+        # torchvision's: a list of float tensors (3, H, W) in 0..1 and one of dicts.
+        self.float_images = [image.permute(2, 0, 1).contiguous().float() / 255 for image in images]
+        both = zip(targets.boxes_xyxy, targets.labels, strict=True)
+        self.rows = [{"boxes": boxes, "labels": labels} for boxes, labels in both]
+        shape, device = (3, 1, 1), images.device
+        self.mean, self.std = MEAN.to(device), STD.to(device)
+        self.mean_3hw, self.std_3hw = self.mean.view(shape), self.std.view(shape)
 
-    def for_torchvision(self) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        """A list of float tensors (3, H, W) in 0..1 and one of dicts."""
-        images = [image.permute(2, 0, 1).float() / 255 for image in self.images]
-        boxes, labels = self.targets.boxes_xyxy, self.targets.labels
-        return images, [{"boxes": b, "labels": k} for b, k in zip(boxes, labels, strict=True)]
+    def normalised_floats(self) -> Tensor:
+        """What a caller with float tensors gives our detector: stacked and normalised, which torchvision's does inside."""
+        return (torch.stack(self.float_images) - self.mean_3hw) / self.std_3hw
 
-    def for_ours(self) -> tuple[Tensor, Targets]:
-        """A normalised batch, as augmentation leaves it."""
-        return normalise_plainly(self.images, MEAN.to(self.images.device), STD.to(self.images.device)), self.targets
+    def normalised_bytes(self) -> Tensor:
+        """What our own batches are made from."""
+        return normalise_plainly(self.images, self.mean, self.std)
 
 
 def make_batch(size: int, device: str, seed: int) -> Batch:
@@ -95,29 +100,27 @@ def our_model(reference: RetinaNet, config: DetectorConfig, device: str) -> Dete
         state[names[prefix] + key.removeprefix(prefix)] = value
     model = Detector(config, NUM_CLASSES)
     model.load_state_dict(state, strict=True)
-    return model.train().to(memory_format=torch.channels_last).to(device)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return model.train().to(memory_format=layout).to(device)
 
 
-def torchvision_step(model: RetinaNet, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
+def torchvision_step(model: RetinaNet, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     """One optimizer step, as torchvision's detection reference takes it."""
-    images, targets = batch.for_torchvision()
-    losses: dict[str, Tensor] = model(images, targets)
+    losses: dict[str, Tensor] = model(batch.float_images, batch.rows)
     loss = sum(losses.values(), torch.zeros((), device=batch.images.device))
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return losses
 
 
-def our_step(model: Detector, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool) -> tuple[Tensor, Tensor]:
+def our_step(model: Detector, optimizer: torch.optim.Optimizer, batch: Batch, defaults: bool, bf16: bool) -> None:
     """One optimizer step of ours."""
-    images, targets = batch.for_ours()
+    images = batch.normalised_bytes() if defaults else batch.normalised_floats()
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bf16):
-        classification, box = model.losses(images, targets)
+        classification, box = model.losses(images, batch.targets)
     (classification + box).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return classification.detach(), box.detach()
 
 
 def check_equal(reference: RetinaNet, ours: Detector, batch: Batch) -> None:
@@ -127,29 +130,30 @@ def check_equal(reference: RetinaNet, ours: Detector, batch: Batch) -> None:
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     assert count(reference) == count(ours), (count(reference), count(ours))
-    images, rows = batch.for_torchvision()
     with torch.no_grad():
-        theirs = reference(images, rows)
-        found = ours.losses(*batch.for_ours())
+        theirs = reference(batch.float_images, batch.rows)
+        found = ours.losses(batch.normalised_bytes(), batch.targets)
     torch.testing.assert_close(found[0], theirs["classification"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], theirs["bbox_regression"], rtol=1e-4, atol=1e-4)
 
 
 def compare(device: str, batch_size: int, defaults: bool, rounds: int, steps: int) -> dict[str, Measured]:
-    """Images a second of both sides; `defaults`: each with its own precision and optimizer, else fp32 and SGD."""
-    kind = torch.device(device)
-    optimizer = "adamw" if defaults else "sgd"
-    config = DetectorConfig(**{**SETTINGS, "optimizer": optimizer, "precision": "auto" if defaults else "fp32"})
+    """Images a second of both sides; `defaults`: each as it comes, else alike."""
+    where = torch.device(device)
+    own = {"optimizer": "adamw", "precision": "auto", "channels_last": True}
+    alike = {"optimizer": "sgd", "precision": "fp32", "channels_last": False}
+    config = DetectorConfig(**{**SETTINGS, **(own if defaults else alike)})
     reference = torchvision_model(device)
     ours = our_model(reference, config, device)
     batches = [make_batch(batch_size, device, seed) for seed in range(2)]
     check_equal(reference, ours, batches[0])
-    if defaults:
-        plain: torch.optim.Optimizer = torch.optim.AdamW(reference.parameters(), lr=config.lr, weight_decay=1e-4)
-    else:
-        plain = torch.optim.SGD(reference.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-4)
-    fused = make_optimizer(ours, config, kind)
-    bf16 = wants_bf16(config.precision, kind)
+
+    def sgd(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-4)
+
+    theirs_optimizer = sgd(reference)
+    our_optimizer = make_optimizer(ours, config, where) if defaults else sgd(ours)
+    bf16 = wants_bf16(config.precision, where)
 
     def rate(step: Callable[[Batch], object]) -> float:
         def run() -> None:
@@ -160,8 +164,8 @@ def compare(device: str, batch_size: int, defaults: bool, rounds: int, steps: in
 
     return in_turn(
         {
-            "theirs": lambda: rate(lambda batch: torchvision_step(reference, plain, batch)),
-            "ours": lambda: rate(lambda batch: our_step(ours, fused, batch, bf16)),
+            "theirs": lambda: rate(lambda batch: torchvision_step(reference, theirs_optimizer, batch)),
+            "ours": lambda: rate(lambda batch: our_step(ours, our_optimizer, batch, defaults, bf16)),
         },
         rounds,
         device=device,
@@ -175,7 +179,7 @@ def main() -> None:
     options = parser.parse_args()
     claims = []
     for device in ("cpu", "cuda"):
-        here = device == "cuda" if torch.cuda.is_available() else device == "cpu"
+        here = device == "cpu" or torch.cuda.is_available()
         for defaults, bar in zip((False, True), BARS[device], strict=True):
             size = options.batch_size or BATCH[device]
             what = (

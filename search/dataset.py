@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
 from detector.data.letterbox import canvas_boxes
 from detector.data.places import cache_home
 from detector.model.cells import check_anchors
-from search.options import Options
+from search.options import AUTO, Options
 from search.storage.data import fetched_source
 from search.storage.store import is_link
 from search.street import make_street
@@ -74,15 +75,23 @@ def config_check(dataset: DetectionDataset) -> Callable[[DetectorConfig], None]:
 class KeptImages:
     """A dataset's splits as trials will read them, on the base's canvas, and what that costs in words."""
 
-    caches: dict[str, CachedSplit]  # train, val, perhaps test
+    caches: dict[str, CachedSplit]  # train, val, perhaps test and extended
     mode: str
     words: str
 
+    def on_this_machine(self, source: dict[str, Any], asked: str | None, limit_gb: float | None) -> dict[str, Any]:
+        """A study's source for its workers: on this machine as settled for all canvases, elsewhere as a node's own room says."""
+        rule = CacheRule(asked or AUTO, limit_gb).to_dict()
+        return {**source, "cache": rule, "settled": {"host": socket.gethostname(), "mode": self.mode}}
+
 
 def keep_images(
-    dataset: DetectionDataset, space: ResolvedSpace, rule: CacheRule, skip_bad: bool, say: Any
+    dataset: DetectionDataset, extended: Split | None, space: ResolvedSpace, rule: CacheRule, skip_bad: bool, say: Any
 ) -> KeptImages:
-    """Makes or finds what trials read, all splits on every canvas of the space, so that no trial has to."""
+    """Makes or finds what trials read, all splits on every canvas of the space, so that no trial has to.
+
+    `extended`: the training images with more, where a step trains on them too; on the base's canvas.
+    """
     entry = space.fields.get("image_size_px")
     others = [tuple(option) for option in entry.options] if isinstance(entry, Choice) else []
     canvases = [(rows, columns) for rows, columns in dict.fromkeys([space.base.image_size_px, *others])]
@@ -90,14 +99,18 @@ def keep_images(
         raise SpaceError(
             f"a space may offer at most {MAX_CANVASES} canvases (image_size_px), this one has {len(canvases)}"
         )
-    say(f"reading {sum(len(split.images) for split in dataset.splits)} images")
-    mode, why = settle_cache(rule, dataset.splits, canvases)
+    every = [*dataset.splits, *([extended] if extended else [])]
+    say(f"reading {sum(len(split.images) for split in every)} images")
+    mode, why = settle_cache(rule, every, canvases)
     disk, caches = 0, {}
     for canvas in reversed(canvases):
         splits = {"train": dataset.train, "val": dataset.val, **({"test": dataset.test} if dataset.test else {})}
         caches = {role: cached_split(split, canvas, skip_bad, mode) for role, split in splits.items()}
         here = sum(cached.kept.disk_bytes for cached in caches.values())
         disk = disk + here if mode == "decoded" else here  # packed files serve every canvas
+    if extended:
+        caches["extended"] = cached_split(extended, canvases[0], skip_bad, mode)
+        disk += caches["extended"].kept.disk_bytes
     dataset.train, dataset.val = caches["train"].split, caches["val"].split
     dataset.test = caches["test"].split if "test" in caches else None
     return KeptImages(caches, mode, _in_words(mode, why, disk, caches["train"].kept.decode_ms))
@@ -117,25 +130,20 @@ def images_to_show(val: Split) -> list[dict[str, Any]]:
     return [{"position": n, "path": str(val.images[n].path), "boxes": val.boxes_xyxy[n].tolist()} for n in with_boxes]
 
 
-def describe_dataset(
-    dataset: DetectionDataset, caches: dict[str, CachedSplit], source: DataSource, with_extended: bool, skip_bad: bool
-) -> dict[str, Any]:
-    """The dataset's entry of study.json and summary.json.
+def extended_split(source: DataSource, wanted: bool, skip_bad: bool) -> Split | None:
+    """The training images with those of the extended split, where a study wants them."""
+    return load_dataset(source, skip_bad, "extended").train if wanted else None
 
-    `with_extended`: a step trains on the extended split too; it is read and decoded, and the fingerprint covers it.
-    """
+
+def describe_dataset(dataset: DetectionDataset, caches: dict[str, CachedSplit]) -> dict[str, Any]:
+    """The dataset's entry of study.json and summary.json; with an extended split, the fingerprint covers that too."""
     told = _describe_training(dataset, caches)
-    if with_extended:
-        more = load_dataset(source, skip_bad, "extended").train
-        cached = cached_split(more, _canvas_of(caches["train"]), skip_bad, caches["train"].kept.mode)
+    if "extended" in caches:
+        cached = caches["extended"]
         told["fingerprint"] += cached.fingerprint[:8]
         told["extended_images"], told["extended_boxes"] = len(cached), cached.split.num_boxes
         dataset.train.dropped += [note for note in cached.split.dropped if note not in dataset.train.dropped]
     return told
-
-
-def _canvas_of(cached: CachedSplit) -> tuple[int, int]:
-    return cached.images.shape[1], cached.images.shape[2]
 
 
 def _describe_training(dataset: DetectionDataset, caches: dict[str, CachedSplit]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def check_choices(options: Options) -> None:
     if options.audit and options.audit < LEAST_AUDIT:
         raise StudyError(f"--audit must be at least {LEAST_AUDIT}, got {options.audit}: fewer tell next to nothing")
     check_keep(options.keep)
-    cache_rule(options)
+    cache_rule(options.cache, options.cache_limit)
     for name, number in [(f"--{n.replace('_', '-')}", getattr(options, n)) for n in positive]:
         if number is not None and number <= 0:
             raise StudyError(f"{name} must be positive, got {number}")
@@ -128,13 +128,13 @@ def check_choices(options: Options) -> None:
         raise StudyError(f"--name must be a plain folder name, got {options.name!r}")
 
 
-def cache_rule(options: Options) -> CacheRule:
+def cache_rule(mode: str | None, limit_gb: float | None) -> CacheRule:
     """How images are to be kept.
 
     Raises: StudyError for a mode or a limit that there cannot be.
     """
     try:
-        return CacheRule(options.cache or AUTO, options.cache_limit)
+        return CacheRule(mode or AUTO, limit_gb)
     except ValueError as error:
         raise StudyError(str(error)) from None
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import DetectorConfig
-from detector.data.cache_rule import CacheRule
 from detector.data.dataset import DetectionDataset, coco_ground_truth
 from detector.evaluate import METRIC_NAMES
 from results.pareto import MINIMISED
 from results.records import GROUND_TRUTH_NAME, PLAN_NAME
 from search.ablation_plan import settle_chain, wants_extended
 from search.afterwards import DEFAULT_TOP
-from search.dataset import describe_dataset, images_to_show, keep_images
+from search.dataset import describe_dataset, extended_split, images_to_show, keep_images
 from search.given import Given, read_given
 from search.grid import grid_size
 from search.journal import write_atomically
@@ -76,8 +75,10 @@ def make_plan(options: Options, say: Any) -> Study:
         settled = settle_chain(options, given) if options.kind == "ablation" else _settle_search(options, given)
     resources = resources_of(options, settled["trials"], given.profile_name == "gpu")
     dataset, resolved = given.dataset, given.space
-    images = keep_images(dataset, resolved, cache_rule(options), options.skip_bad, say)
-    given.source.cache = CacheRule(images.mode)
+    extended = extended_split(given.source, wants_extended(settled), options.skip_bad)
+    images = keep_images(
+        dataset, extended, resolved, cache_rule(options.cache, options.cache_limit), options.skip_bad, say
+    )
     plan: dict[str, Any] = {
         "format": 1,
         "kind": options.kind,
@@ -92,11 +93,13 @@ def make_plan(options: Options, say: Any) -> Study:
         "max_failures": DEFAULT_MAX_FAILURES if options.max_failures is None else options.max_failures,
         "keep": options.keep or "all",
         "memory_per_trial": options.memory_per_trial,
+        "cache": options.cache or AUTO,
+        "cache_limit": options.cache_limit,
         "trainer": options.trainer or "",
         "official_eval": options.official_eval,
         "skip_bad": options.skip_bad,
-        "source": given.source.to_dict(),
-        "dataset": describe_dataset(dataset, images.caches, given.source, wants_extended(settled), options.skip_bad),
+        "source": images.on_this_machine(given.source.to_dict(), options.cache or AUTO, options.cache_limit),
+        "dataset": describe_dataset(dataset, images.caches),
         "shown_images": images_to_show(dataset.val),
         "dropped": dataset.dropped,
         "versions": versions(),

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import DetectorConfig
-from detector.data.cache_rule import CacheRule
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
 from search.ablation_plan import wants_extended
-from search.dataset import config_check, describe_dataset, keep_images
+from search.dataset import config_check, describe_dataset, extended_split, keep_images
 from search.journal import Journal
 from search.options import Options, StudyError, cache_rule, check_choices, parse_set_fields
 from search.plan import Study, resources_of
@@ -39,9 +38,11 @@ EXTENDS = (
     "keep",
     "max_failures",
     "memory_per_trial",
+    "cache",
+    "cache_limit",
 )  # stand in the journal then
 EDITED = ("fields", "constraints")  # of the space, by --space-edit
-MAY_CHANGE = (*EXTENDS, "runs_dir", "storage", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "accelerator_type", "cache", "cache_limit", "test", "dry_run",
+MAY_CHANGE = (*EXTENDS, "runs_dir", "storage", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "accelerator_type", "test", "dry_run",
               "epochs", "space_edit")  # fmt: skip
 
 
@@ -112,10 +113,11 @@ def resume_plan(options: Options, say: Any) -> Study:
         plan |= {name: space.to_dict()[name] for name in EDITED}
     elif "fields" in plan:
         space = ResolvedSpace.from_dict({**space.to_dict(), **{name: plan[name] for name in EDITED if name in plan}})
-    rule = cache_rule(options) if options.cache or options.cache_limit is not None else source.cache
-    images = keep_images(dataset, space, rule, plan["skip_bad"], say)
-    plan["source"] = {**plan["source"], "cache": CacheRule(images.mode).to_dict()}
-    found = describe_dataset(dataset, images.caches, source, wants_extended(plan), plan["skip_bad"])
+    kept = plan.get("cache"), plan.get("cache_limit")
+    extended = extended_split(source, wants_extended(plan), plan["skip_bad"])
+    images = keep_images(dataset, extended, space, cache_rule(*kept), plan["skip_bad"], say)
+    plan["source"] = images.on_this_machine(plan["source"], *kept)
+    found = describe_dataset(dataset, images.caches)
     fingerprint = found["fingerprint"]
     if fingerprint != plan["dataset"]["fingerprint"]:
         raise StudyError(

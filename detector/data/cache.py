@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detector.data.cache_rule import CacheRule, Room, settle
+from detector.data.cache_rule import CacheRule, Need, Room, gigabytes, settle
 from detector.data.dataset import DataError, ImageRecord, Split, problem_message
 from detector.data.fingerprint import split_fingerprint
 from detector.data.images import PackedFiles, StreamedImages
@@ -82,16 +82,33 @@ class Places:
         return None
 
 
+class NoRoomError(OSError, DataError):
+    """The disk cannot hold what is to be kept; a worker's leg waits for room, a plan is refused."""
+
+
 def settle_cache(rule: CacheRule, splits: Sequence[Split], canvases: Sequence[tuple[int, int]]) -> tuple[str, str]:
     """(decoded, encoded or off; why in words) for the splits of a dataset on all canvases of a study, on this machine."""
     if rule.mode != "auto":
-        return rule.mode, "as asked"
-    prints = [split_fingerprint(split) for split in splits]
-    places = [Places.of(fingerprint, canvas) for fingerprint in prints for canvas in canvases]
-    there = {mode: all(place.is_whole(mode) for place in places) for mode in ("decoded", "encoded")}
-    pixels = sum(decoded_bytes(split, canvas) for split in splits for canvas in canvases)
-    room = Room(free_disk_bytes(cache_home()), free_memory_bytes(), there["decoded"], there["encoded"])
-    return settle(rule, pixels, sum(map(encoded_bytes, splits)), room)
+        return settle(rule, Need(0, 0, 0, 0), Room(0, 0))
+    decoded = encoded = new_decoded = new_encoded = 0
+    for split in splits:
+        files, packed = encoded_bytes(split), False
+        for canvas in canvases:
+            used = _without_known_bad(split, canvas)
+            places, pixels = Places.of(split_fingerprint(used), canvas), decoded_bytes(used, canvas)
+            decoded += pixels
+            new_decoded += 0 if places.is_whole("decoded") else pixels
+            packed = packed or places.encoded.is_dir()
+        encoded += files
+        new_encoded += 0 if packed else files
+    need = Need(decoded, encoded, new_decoded, new_encoded)
+    return settle(rule, need, Room(free_disk_bytes(cache_home()), free_memory_bytes()))
+
+
+def _without_known_bad(split: Split, canvas: tuple[int, int]) -> Split:
+    """What --skip-bad will come to, where the images were looked at before."""
+    meta = Places.of(split_fingerprint(split), canvas).meta()
+    return split.without_images({n: rule for n, rule, _ in meta["bad"]}) if meta and meta["bad"] else split
 
 
 def cached_split(split: Split, canvas: tuple[int, int], skip_bad: bool = False, mode: str = "decoded") -> CachedSplit:
@@ -131,7 +148,10 @@ def encoded_bytes(split: Split) -> int:
 
 
 def _build(mode: str, split: Split, canvas: tuple[int, int], places: Places) -> None:
-    """Makes what a mode needs and is not there."""
+    """Makes what a mode needs and is not there.
+
+    Raises: NoRoomError where the disk is too full for it.
+    """
     if mode == "decoded" and not places.is_whole("decoded"):
         _make(places.decoded, lambda folder: _decode_all(split, canvas, folder, keep=True))
     elif mode != "decoded" and places.meta() is None:
@@ -156,11 +176,11 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
 def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool) -> None:
     """Decodes every image once; leaves meta.json and, with `keep`, the pixels."""
     count = len(split.images)
-    pixels = (
-        np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, *canvas, 3))
-        if keep
-        else None
-    )
+    file = folder / "images.npy"
+    pixels = None
+    if keep:
+        pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(count, *canvas, 3))
+        _take_room(file)
 
     def decode(position: int) -> dict[str, Any]:
         row = pixels[position] if pixels is not None else np.empty((*canvas, 3), dtype=np.uint8)
@@ -169,7 +189,7 @@ def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool)
     # PIL decodes and resizes outside the interpreter lock: threads use all cores without a copy of anything.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(decode, range(count)))
-    if isinstance(pixels, np.memmap):
+    if pixels is not None:
         pixels.flush()
     bad = [[n, *row["bad"]] for n, row in enumerate(rows) if "bad" in row]
     good = [row for row in rows if "bad" not in row]
@@ -185,7 +205,27 @@ def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool)
         "channel_std": np.sqrt(np.maximum(square - mean**2, 1e-6)).tolist(),
         "decode_ms": 1000 * float(np.mean([row["seconds"] for row in good])) if good else 0.0,
     }
+    if bad:  # nobody trains on these; --skip-bad makes a map of the others
+        file.unlink(missing_ok=True)
     (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _take_room(file: Path) -> None:
+    """Has the file system keep room for a whole file: a map onto a full disk would end the process by a signal.
+
+    Raises: NoRoomError where there is none.
+    """
+    size = file.stat().st_size
+    try:
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, size)
+    except OSError as error:
+        raise NoRoomError(
+            error.errno,
+            f"the disk must hold {gigabytes(size)} of decoded images ({error.strerror}). Free some, set XDG_CACHE_HOME to another "
+            "disk, or keep them with --cache encoded or off",
+            str(file),
+        ) from None
 
 
 def _decode_onto(canvas: np.ndarray, record: ImageRecord) -> dict[str, Any]:

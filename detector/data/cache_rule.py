@@ -9,7 +9,7 @@ from typing import Any
 MODES = ("auto", "decoded", "encoded", "off")
 # Of what is free: the rest is the trials', and another dataset's. Decoded images are read from the page cache, so that they
 # must fit into memory too; an image of an encoded file is read once an epoch.
-DISK_SHARE = MEMORY_SHARE = 0.5
+SHARE, SHARE_IN_WORDS = 0.5, "half of what is free"
 
 
 @dataclass(frozen=True)
@@ -37,33 +37,47 @@ class CacheRule:
 
 
 @dataclass(frozen=True)
+class Need:
+    """What a dataset's images take, in bytes: all of them, and those that this machine does not keep yet."""
+
+    decoded: int
+    encoded: int
+    new_decoded: int
+    new_encoded: int
+
+
+@dataclass(frozen=True)
 class Room:
-    """What a machine has, and what there is already of a split, in bytes."""
+    """What a machine has free, in bytes."""
 
     disk: int
     memory: int
-    has_decoded: bool = False
-    has_encoded: bool = False
 
 
-def settle(rule: CacheRule, decoded: int, encoded: int, room: Room) -> tuple[str, str]:
-    """(decoded, encoded or off; why in words) for images that take so many bytes in either form.
+def settle(rule: CacheRule, need: Need, room: Room) -> tuple[str, str]:
+    """(decoded, encoded or off; why in words) for images that take so much, on a machine with so much room.
 
-    What is there already takes no more disk.
+    What is there already was judged when it was made: it takes no more disk, and how little memory running trials leave
+    just now does not count against it. A limit of the user's holds even so.
     """
     if rule.mode != "auto":
         return rule.mode, "as asked"
     if rule.limit_gb is not None:
-        disk = memory = round(rule.limit_gb * 1e9)
-        whose = "--cache-limit"
+        limit = round(rule.limit_gb * 1e9)
+        allowed = f"{gigabytes(limit)} are allowed (--cache-limit)"
+        fits = {"decoded": need.decoded <= limit, "encoded": need.encoded <= limit}
     else:
-        disk, memory, whose = int(room.disk * DISK_SHARE), int(room.memory * MEMORY_SHARE), "half of what is free"
-    allowed = f"{gigabytes(disk)} of disk and {gigabytes(memory)} of memory are allowed ({whose})"
-    if decoded <= memory and (decoded <= disk or room.has_decoded):
-        return "decoded", f"{gigabytes(decoded)} fit: {allowed}"
-    if encoded <= disk or room.has_encoded:
-        return "encoded", f"decoded they would take {gigabytes(decoded)}: {allowed}"
-    return "off", f"decoded they would take {gigabytes(decoded)}, encoded {gigabytes(encoded)}: {allowed}"
+        disk, memory = int(room.disk * SHARE), int(room.memory * SHARE)
+        allowed = f"{gigabytes(disk)} of disk and {gigabytes(memory)} of memory are allowed ({SHARE_IN_WORDS})"
+        new = need.new_decoded
+        fits = {"decoded": not new or (new <= disk and need.decoded <= memory), "encoded": need.new_encoded <= disk}
+        if not new:
+            allowed = "they are there already"
+    if fits["decoded"]:
+        return "decoded", f"{gigabytes(need.decoded)} fit: {allowed}"
+    if fits["encoded"]:
+        return "encoded", f"decoded they would take {gigabytes(need.decoded)}: {allowed}"
+    return "off", f"decoded they would take {gigabytes(need.decoded)}, encoded {gigabytes(need.encoded)}: {allowed}"
 
 
 def gigabytes(count: float) -> str:

@@ -62,6 +62,7 @@ class Split:
     class_names: list[str]
     info: dict[str, Any]
     dropped: list[str] = field(default_factory=list)  # what skip_bad left out or clipped, in words
+    fingerprint: str = ""  # once fingerprint.split_fingerprint has taken it
 
     @property
     def num_boxes(self) -> int:

@@ -19,8 +19,10 @@ SETTLED_S = 2.0  # a file younger than this may change once more within its cloc
 def split_fingerprint(split: Split) -> str:
     """Sixteen hex digits over what is trained on: the boxes, classes and bytes of every image that is used.
 
-    Raises: DataError for a file that cannot be read.
+    Taken once of a split that was read. Raises: DataError for a file that cannot be read.
     """
+    if split.fingerprint:
+        return split.fingerprint
     digest = hashlib.blake2b(digest_size=8)
     digest.update(json.dumps(split.class_names).encode())
     columns = zip(
@@ -30,7 +32,8 @@ def split_fingerprint(split: Split) -> str:
         digest.update(f"{record.id!r} {record.file_name} {record.width} {record.height}".encode())
         digest.update(boxes.tobytes() + labels.tobytes() + crowd.tobytes() + areas.tobytes())
         digest.update(content)
-    return digest.hexdigest()
+    split.fingerprint = digest.hexdigest()
+    return split.fingerprint
 
 
 def file_digests(split: Split) -> list[bytes]:

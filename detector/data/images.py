@@ -16,7 +16,7 @@ from detector.data.dataset import DataError, ImageRecord
 from detector.data.letterbox import letterbox, open_rgb
 
 PACKED_BYTES, PACKED_OFFSETS = "images.bin", "offsets.npy"
-AHEAD = 3  # batches that each worker process decodes ahead
+AHEAD = 6  # batches that are decoded ahead, by all worker processes together; each has one in hand besides
 
 
 class PackedFiles:
@@ -92,10 +92,13 @@ class StreamedImages:
         # back: a container's /dev/shm is often too small for tensors.
         batches: Any = _Batches(self, indices)  # what a loader calls a map-style dataset, without torch's base class
         loader: DataLoader[Any] = DataLoader(
-            batches, batch_size=None, num_workers=workers, prefetch_factor=AHEAD if workers else None,
+            batches, batch_size=None, num_workers=workers, prefetch_factor=max(1, AHEAD // workers) if workers else None,
             collate_fn=_as_it_is, generator=torch.Generator(),
         )  # fmt: skip
-        return iter(loader)
+        for pixels in loader:
+            if isinstance(pixels, DataError):  # the loader itself would raise it with the traceback of its process
+                raise pixels
+            yield pixels
 
 
 class _Batches:
@@ -107,8 +110,11 @@ class _Batches:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, number: int) -> np.ndarray:
-        pixels: np.ndarray = self.images[self.indices[number]]
+    def __getitem__(self, number: int) -> np.ndarray | DataError:
+        try:
+            pixels: np.ndarray = self.images[self.indices[number]]
+        except DataError as error:
+            return error
         return pixels
 
 

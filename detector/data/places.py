@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # a container sees its own group as the root; nested groups are not looked for
+
 
 def cache_home() -> Path:
     """Where made and decoded data lies: $XDG_CACHE_HOME/detector-search, by default under ~/.cache."""
@@ -31,10 +33,15 @@ def free_disk_bytes(path: Path) -> int:
 
 
 def free_memory_bytes() -> int:
-    """What programs may still take, the page cache given up (Linux), within this process's control group."""
+    """What programs may still take, the page cache given up (Linux); in a container, within its control group."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     with suppress(OSError, ValueError):  # no such group, or "max": no limit
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+        free = min(free, _free_in_group(CONTROL_GROUP))
     return max(0, free)
+
+
+def _free_in_group(group: Path) -> int:
+    told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    files = int(told["inactive_file"]) + int(told["active_file"])  # the page cache counts as taken there
+    return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + files

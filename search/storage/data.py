@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from detector.data.cache_rule import CacheRule
 from detector.data.dataset import DataError, DataSource
 from detector.data.places import cache_home, exclusive_lock
 from search.storage.store import UnfitNodeError, get_files, is_link, last_name, open_store, remove_folder
@@ -50,13 +51,16 @@ def fetched_source(link: str) -> DataSource:
 
 def source_here(source: dict[str, Any]) -> dict[str, Any]:
     """A study's source as it lies on this machine: fetched where it came from an object store, made where it is the street
-    and is not there, else as it is."""
-    link = source.get("link", "")
+    and is not there, else as it is; its images kept as the plan settled it where the plan was made here."""
+    link, settled = source.get("link", ""), source.get("settled") or {}
+    cache = source.get("cache")
+    if settled.get("host") == socket.gethostname():
+        cache = CacheRule(settled["mode"]).to_dict()
     if is_link(link):
-        return {**fetched_source(link).to_dict(), "cache": source.get("cache")}
-    if link.startswith(LINK) and not Path(source["train"][0]).is_file():
-        return {**street_here(link).to_dict(), "cache": source.get("cache")}
-    return source
+        source = fetched_source(link).to_dict()
+    elif link.startswith(LINK) and not Path(source["train"][0]).is_file():
+        source = street_here(link).to_dict()
+    return {**source, "cache": cache}
 
 
 def check_fingerprint(found: str, planned: str | None, name: str) -> None:

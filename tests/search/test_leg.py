@@ -52,6 +52,7 @@ def leg(to_epoch: int) -> dict[str, Any]:
 
 
 def test_a_leg_reports_each_epoch_and_leaves_what_the_next_goes_on_from(study: dict[str, Any]) -> None:
+    assert len(b"x" * (3 << 29)) == 3 << 29, "what this process held before the leg is not the leg's"
     runner = LegRunner(leg(2), study)
     reports = [runner.step(), runner.step()]
     assert [[row["epoch"] for row in report["epochs"]] for report in reports] == [[1], [2]]

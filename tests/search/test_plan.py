@@ -16,7 +16,8 @@ from detector.data.dataset import DataError
 from search.grid import grid_size
 from search.options import Options, StudyError
 from search.plan import write_plan
-from search.resume import resume_plan
+from search.resume import EXTENDS, resume_plan
+from search.storage.data import source_here
 from spaces.distributions import SpaceError
 from spaces.space import ResolvedSpace
 from tests.search.builders import planned, say
@@ -182,17 +183,22 @@ class TestMakePlan:
         if options.get("cache_limit") == "the files":
             options = {"cache_limit": sum(file.stat().st_size for file in (data / "images").iterdir()) / 1e9}
         study = planned(tmp_path, data, **options)
-        assert study.plan["source"]["cache"] == {"mode": mode, "limit_gb": None}
+        settled = source_here(study.plan["source"])
+        assert settled["cache"] == {"mode": mode, "limit_gb": None}
+        asked = {"mode": options.get("cache", "auto"), "limit_gb": options.get("cache_limit")}
+        elsewhere = {**study.plan["source"], "settled": {"host": "another", "mode": mode}}
+        assert source_here(elsewhere)["cache"] == asked, "a node with other room settles it for itself"
         assert re.search(words, study.images_words), study.images_words
 
     def test_a_resume_may_keep_images_in_another_way(self, tmp_path: Path, data: Path) -> None:
         first = planned(tmp_path, data, cache="off")
         write_plan(first)
         again = Options(runs_dir=str(first.folder.parent), name=first.folder.name, resume=True)
-        assert resume_plan(again, say).plan["source"]["cache"]["mode"] == "off"
+        assert resume_plan(again, say).plan["source"]["settled"]["mode"] == "off"
         again.cache = "encoded"
         study = resume_plan(again, say)
-        assert study.plan["source"]["cache"]["mode"] == "encoded"
+        assert study.plan["source"]["settled"]["mode"] == "encoded"
+        assert "cache" in EXTENDS, "which the session's journal record holds, for the next resume"
         assert study.plan["dataset"] == first.plan["dataset"], "what was trained on is the same"
 
     def test_a_missing_data_folder_is_said(self, tmp_path: Path) -> None:

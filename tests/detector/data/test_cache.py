@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector.data import cache
+from detector.data import cache, places
 from detector.data.cache import CachedSplit, cached_split
 from detector.data.cache_rule import CacheRule
 from detector.data.dataset import DataError
 from detector.data.fingerprint import split_fingerprint
 from detector.data.letterbox import PADDING_VALUE, letterbox_size
 from detector.data.places import cache_home
+from search.journal import storage_trouble
 from tests.detector.data.conftest import HEIGHT, WIDTH, CocoFolder
 
 CANVAS = (64, 128)
@@ -164,7 +166,7 @@ def test_after_a_crash_the_next_build_is_whole(folder: CocoFolder, monkeypatch: 
 
 BUILDER = """
 import sys, time
-from detector.data import cache
+from detector.data import cache, places
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource
 real = cache._decode_all
@@ -271,11 +273,53 @@ def test_a_bad_image_is_found_before_training_in_any_mode(folder: CocoFolder) ->
         assert len(kept) == len(kept.images[np.arange(2)]) == 2
 
 
-def test_what_is_decoded_already_is_not_asked_of_the_disk_again(folder: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_what_is_decoded_already_is_not_asked_of_the_disk_again(
+    folder: CocoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = folder.load()
     monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 0)
     assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS])[0] == "off"
     for split in dataset.splits:
         cached_split(split, CANVAS)
     assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS])[0] == "decoded"
-    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS, (64, 64)])[0] == "off"
+    one_more = 4 * 64 * 64 * 3  # of another canvas
+    monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 2 * one_more)
+    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS, (64, 64)])[0] == "decoded"
+    monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 2 * one_more - 2)
+    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS, (64, 64)])[0] != "decoded"
+
+
+def test_what_skip_bad_leaves_out_is_not_kept_twice(folder: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.images / "b.png").write_bytes(b"no image")
+    split = folder.load().train
+    cached_split(split, CANVAS, skip_bad=True)
+    assert len(list((cache_home() / "decoded").glob("*/images.npy"))) == 1
+    monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 0)
+    assert cache.settle_cache(CacheRule(), [folder.load().train], [CANVAS])[0] == "decoded"
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    folder: CocoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", full)
+    with pytest.raises(DataError, match="must hold .* GB of decoded images .*--cache encoded or off") as told:
+        build(folder)
+    assert storage_trouble(told.value) == "is full", "a leg pauses its study over it"
+    monkeypatch.undo()
+    assert len(build(folder)) == 3
+
+
+def test_memory_that_a_container_may_still_take_counts_its_page_cache_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("16000000000\n")
+    (tmp_path / "memory.current").write_text("15000000000\n")
+    (tmp_path / "memory.stat").write_text("anon 9000000000\ninactive_file 4000000000\nactive_file 2000000000\n")
+    assert places._free_in_group(tmp_path) == 7_000_000_000
+    monkeypatch.setattr(places, "CONTROL_GROUP", tmp_path)
+    assert places.free_memory_bytes() <= 7_000_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert places.free_memory_bytes() > 0

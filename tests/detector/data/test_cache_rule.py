@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from detector.data.cache_rule import CacheRule, Room, settle
+from detector.data.cache_rule import CacheRule, Need, Room, settle
 
 GB = 10**9
+
+
+ALL_NEW = Need(10 * GB, 1 * GB, 10 * GB, 1 * GB)
 
 
 @pytest.mark.parametrize(
@@ -20,27 +23,37 @@ GB = 10**9
     ],
 )
 def test_half_of_what_is_free_decides(disk: int, memory: int, expected: str) -> None:
-    mode, why = settle(CacheRule(), decoded=10 * GB, encoded=1 * GB, room=Room(disk * GB, memory * GB))
+    mode, why = settle(CacheRule(), ALL_NEW, Room(disk * GB, memory * GB))
     assert mode == expected
     assert f"{disk / 2:g} GB of disk and {memory / 2:g} GB of memory are allowed (half of what is free)" in why
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(10, "decoded"), (9.9, "encoded"), (1, "encoded"), (0.9, "off"), (0, "off")])  # fmt: skip
-def test_a_limit_stands_in_for_what_is_free(limit: float, expected: str) -> None:
-    mode, why = settle(CacheRule("auto", limit), 10 * GB, 1 * GB, Room(1000 * GB, 1000 * GB))
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(10, "decoded"), (9.9, "encoded"), (1, "encoded"), (0.9, "off"), (0, "off")]
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_limit_stands_in_for_what_is_free_and_holds_for_what_is_there_too(
+    limit: float, expected: str, there: bool
+) -> None:
+    need = Need(10 * GB, 1 * GB, 0, 0) if there else ALL_NEW
+    mode, why = settle(CacheRule("auto", limit), need, Room(1000 * GB, 1000 * GB))
     assert mode == expected
     assert "(--cache-limit)" in why
 
 
-def test_what_is_there_takes_no_more_disk_but_needs_its_memory_still() -> None:
-    there = {"has_decoded": True, "has_encoded": True}
-    assert settle(CacheRule(), 10 * GB, 1 * GB, Room(0, 20 * GB, **there))[0] == "decoded"
-    assert settle(CacheRule(), 10 * GB, 1 * GB, Room(0, 19 * GB, **there))[0] == "encoded"
+def test_what_is_there_takes_no_more_disk_and_was_judged_before() -> None:
+    mode, why = settle(CacheRule(), Need(10 * GB, 1 * GB, 0, 1 * GB), Room(0, 0))
+    assert (mode, why) == ("decoded", "10 GB fit: they are there already")
+    # the training images are there, one more GB is not: 1 of disk, but 10 of memory
+    most = Need(10 * GB, 1 * GB, 1 * GB, 1 * GB)
+    assert settle(CacheRule(), most, Room(2 * GB, 20 * GB))[0] == "decoded"
+    assert settle(CacheRule(), most, Room(2 * GB, 19 * GB))[0] == "encoded"
+    assert settle(CacheRule(), Need(10 * GB, 1 * GB, 10 * GB, 0), Room(0, 0))[0] == "encoded"
 
 
 @pytest.mark.parametrize("mode", ["decoded", "encoded", "off"])
 def test_what_is_asked_for_is_done(mode: str) -> None:
-    assert settle(CacheRule(mode, 0.0), 10 * GB, GB, Room(0, 0)) == (mode, "as asked")
+    assert settle(CacheRule(mode, 0.0), ALL_NEW, Room(0, 0)) == (mode, "as asked")
 
 
 def test_a_rule_survives_its_plan_and_older_plans_have_the_default() -> None:

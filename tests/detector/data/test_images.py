@@ -96,8 +96,9 @@ def test_packed_files_are_mapped_anew_by_a_process_that_they_are_sent_to(
 def test_a_file_that_is_gone_is_named(records: list[ImageRecord], workers: int) -> None:
     images = StreamedImages(records, CANVAS, None)
     records[3].path.unlink()
-    with pytest.raises(DataError, match=r"3\.png: was readable when the data was checked, and is not now"):
+    with pytest.raises(DataError, match=r"3\.png: was readable when the data was checked, and is not now") as told:
         list(stream(images, [np.array([0]), np.array([3])], workers))
+    assert len(str(told.value).splitlines()) == 1, "no traceback of another process"
 
 
 def test_a_stream_leaves_torchs_global_random_state_alone(records: list[ImageRecord]) -> None:
