@@ -1,18 +1,22 @@
 """Data that is not decoded in advance: is the step still fed? And how many copies of decoded data do several trials hold?
 
-20 000 small images, of which decoded ones would take more than the limit that is set. A trial of one thread trains on
-them, with one process that decodes: images a second, and the share of the time that its step waits for images. Then
-several processes map the decoded images and read all of them. `python -m benchmarks.any_size`.
+20 000 small images, of which decoded ones would take more than the limit that is set. As many trials as there are cores train
+on them at a time, of one thread and one decoding process each: images a second of all, and the share of their time that
+their steps wait for images, the start of the decoding processes at each epoch included. Then several processes read all
+decoded images through our loader. `python -m benchmarks.any_size`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,13 +28,14 @@ from benchmarks.sides import Claim, Measured, print_table
 
 IMAGES, VAL, HEIGHT, WIDTH, BOXES = 20_000, 64, 64, 128, 3
 LIMITS = {"decoded": None, "encoded": 0.2, "off": 0.0}  # GB; decoded they take 0.49 GB
-WAIT_BAR, STEPS, TRIALS = 10.0, 200, 4
+DECODED_GIB = IMAGES * HEIGHT * WIDTH * 3 / 2**30
+WAIT_BAR, STEPS, TRIALS = 10.0, 150, 4  # steps of an epoch, of which there are two
 TRAIN = """
 import json, sys, time
 import torch
 torch.set_num_threads(1)
+import detector.data.batches as batches_module
 from detector.config import DetectorConfig
-from detector.data.batches import load_training_data
 from detector.data.cache_rule import CacheRule
 from detector.data.dataset import DataSource
 from detector.profile import peak_memory_bytes, reset_peak_memory
@@ -38,30 +43,42 @@ from detector.trainer import Trainer
 folder, limit, steps, mode = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 source = DataSource.from_folder(folder)
 source.cache = CacheRule("auto", limit)
-reset_peak_memory(torch.device("cpu"))
-before = peak_memory_bytes(torch.device("cpu"))
-data = load_training_data(source, (64, 128))
+device = torch.device("cpu")
+reset_peak_memory(device)
+before = peak_memory_bytes(device)
+data = batches_module.load_training_data(source, (64, 128))
 assert data.train.kept.mode == mode, data.train.kept
 config = DetectorConfig(image_size_px=(64, 128), neck_levels=(3, 4), neck_channels=48, head_depth=1, head_channels=48,
-                        batch_size=8, steps_per_epoch=steps + 10, anchor_sizes=12.0, zoom_max=0.1)
+                        batch_size=8, steps_per_epoch=steps, anchor_sizes=12.0, zoom_max=0.1)
 trainer = Trainer(config, data, 0, "cpu")
-batches, waited, start = trainer.batches.epoch(1), 0.0, 0.0
-for step in range(steps + 10):
-    if step == 10:
-        waited, start = 0.0, time.perf_counter()
+waited, plain = 0.0, batches_module.stream
+def timed(*given):
+    global waited
     asked = time.perf_counter()
-    images, targets = next(batches)
-    waited += time.perf_counter() - asked
+    for pixels in plain(*given):
+        waited += time.perf_counter() - asked
+        yield pixels
+        asked = time.perf_counter()
+for images, targets in trainer.batches.epoch(9):  # warm
     trainer.train_batch(images, targets, 1e-3)
+batches_module.stream = timed
+print("ready", flush=True)
+sys.stdin.readline()
+start = time.perf_counter()
+for epoch in (1, 2):
+    for images, targets in trainer.batches.epoch(epoch):
+        trainer.train_batch(images, targets, 1e-3)
 seconds = time.perf_counter() - start
-print(json.dumps([8 * steps / seconds, 100 * waited / seconds, (peak_memory_bytes(torch.device("cpu")) - before) / 2**30]))
+print(json.dumps([16 * steps / seconds, 100 * waited / seconds, (peak_memory_bytes(device) - before) / 2**30]), flush=True)
 """
 HOLD = """
 import sys
 import numpy as np
-images = np.load(sys.argv[1], mmap_mode="r")
-total = sum(int(images[n:n + 100].sum(dtype="int64")) for n in range(0, len(images), 100))
-print("read", flush=True)
+import torch
+from detector.data.batches import load_batches, load_training_data
+data = load_training_data(sys.argv[1], (64, 128))
+parts = np.split(np.arange(len(data.train)), range(100, len(data.train), 100))
+print(sum(int(images.sum()) for images, _, _ in load_batches(data.train, parts, torch.device("cpu"))) > 0, flush=True)
 sys.stdin.readline()
 """
 
@@ -99,27 +116,56 @@ def make_set(folder: Path) -> None:
 
 
 def train(folder: Path, mode: str, steps: int) -> tuple[Measured, Measured]:
-    """(images a second, share of the time in % that the step waited) of a process of its own."""
+    """(images a second of all, mean share of the time in % that steps waited) of a process a core, in step."""
     command = [sys.executable, "-c", TRAIN, str(folder), json.dumps(LIMITS[mode]), str(steps), mode]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    rate, waited, gib = json.loads(ran.stdout.splitlines()[-1])
-    return Measured(rate, gib), Measured(waited, gib)
+    with _held([command] * len(os.sched_getaffinity(0))) as running:
+        for process in running:
+            _say(process)
+        told = [json.loads(_line(process)) for process in running]
+    rates, waits, peaks = zip(*told, strict=True)
+    return Measured(sum(rates), max(peaks)), Measured(statistics.fmean(waits), max(peaks))
 
 
-def mapped_gib(trials: int) -> tuple[float, float]:
-    """(resident, proportional) GiB of the decoded images over processes that have all read them."""
+def mapped_gib(folder: Path, trials: int) -> tuple[float, float, float]:
+    """(resident, proportional) GiB of the decoded images over processes that have all read them, and the most that one of
+    these processes has of its own."""
     [pixels] = [path for path in Path(os.environ["XDG_CACHE_HOME"]).rglob("images.npy") if path.stat().st_size > 10**8]
-    command = [sys.executable, "-c", HOLD, str(pixels)]
-    held = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(trials)]
+    with _held([[sys.executable, "-c", HOLD, str(folder)]] * trials) as held:
+        shares = [_mapping(process.pid, pixels) for process in held]
+        own = max(_private_bytes(process.pid) for process in held)
+    return sum(rss for rss, _ in shares) / 2**30, sum(pss for _, pss in shares) / 2**30, own / 2**30
+
+
+@contextlib.contextmanager
+def _held(commands: list[list[str]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that have all said a first line, and go on once they are told to."""
+    held = [subprocess.Popen(c, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for c in commands]
     try:
         for process in held:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "read\n"
-        shares = [_mapping(process.pid, pixels) for process in held]
+            _line(process)
+        yield held
     finally:
         for process in held:
             process.communicate("\n")
-    return sum(rss for rss, _ in shares) / 2**30, sum(pss for _, pss in shares) / 2**30
+
+
+def _say(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"{process.args} ended"
+    return line
+
+
+def _private_bytes(pid: int) -> int:
+    """What a process shares with no other (Linux)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def _mapping(pid: int, file: Path) -> tuple[int, int]:
@@ -144,7 +190,7 @@ def main() -> None:
         for mode in LIMITS:  # decodes, packs
             train(folder, mode, 1)
         rounds = [{mode: train(folder, mode, STEPS) for mode in LIMITS} for _ in range(3)]
-        resident, proportional = mapped_gib(TRIALS)
+        resident, proportional, own = mapped_gib(folder, TRIALS)
 
     def middle(mode: str, which: int) -> Measured:
         return sorted((found[mode][which] for found in rounds), key=lambda side: side.value)[1]
@@ -159,10 +205,11 @@ def main() -> None:
             f"decoded images in memory, {TRIALS} trials (theirs: if each had its own)", "GiB", bar=TRIALS * 0.95,
             theirs=Measured(resident), ours=Measured(proportional),
         ),
+        Claim("all that one of them has of its own", "GiB", at_most=DECODED_GIB, ours=Measured(own)),
     ]  # fmt: skip
     print_table(
         claims,
-        f"{IMAGES} images of {HEIGHT} x {WIDTH}, --cache-limit 0.2 and 0 GB; one thread trains, one process decodes.",
+        f"{IMAGES} images of {HEIGHT} x {WIDTH}, --cache-limit 0.2 and 0 GB; a trial a core, of one thread and one decoding process.",
         "pillow",
     )
 

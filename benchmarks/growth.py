@@ -2,7 +2,8 @@
 
 Measured here, on sets whose images are one photograph-sized JPEG under many names (hard links) with COCO's 7.3 boxes an
 image: annotations read and checked, fingerprints the first time and after, decoding, memory of a process that holds the
-annotations. Computed from those: the tables of docs/scaling.md. `python -m benchmarks.growth`.
+annotations. One file being behind all names, the first fingerprint is hashing alone: reading comes on top, at the disk's own
+rate. Computed from those: the tables of docs/scaling.md. `python -m benchmarks.growth`.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def print_computed(each: dict[str, float]) -> None:
     """The costs of data and the whole default study, by size and nodes."""
     print(f"\n**Computed** from the last row: one node of {CORES} cores.\n")
     print(
-        "| images | read and checked, each process | fingerprint: first, later | decoded once | disk decoded | disk encoded | memory of a process |"
+        "| images | read and checked, each process | fingerprint: first (hashing), later | decoded once | disk decoded | disk encoded | memory of a process |"
     )
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for count in (SIZES[-1], MILLION):
@@ -135,7 +136,7 @@ def main() -> None:
         f"{machine('pillow')}\n\n**Measured**, an image being {WIDTH} x {HEIGHT} with {BOXES} boxes, each size in processes of its own:\n"
     )
     print(
-        "| images | read and checked | fingerprint: first | later | memory of a process |\n|---:|---:|---:|---:|---:|"
+        "| images | read and checked | fingerprint: first (hashing) | later | memory of a process |\n|---:|---:|---:|---:|---:|"
     )
     each: dict[str, float] = {}
     for count in SIZES:

@@ -47,7 +47,8 @@ def ours(data: Path, trials: int, scratch: Path) -> tuple[Ran, float]:
     ran = run_measured(command)
     records = [json.loads(line) for line in (scratch / "runs" / name / "journal.jsonl").read_text().splitlines()]
     seconds = [record["seconds"] for record in records if record["event"] == "epoch"]
-    assert len(seconds) == trials, len(seconds)
+    slots = next(record["slots"] for record in records if record["event"] == "session_started")
+    assert (len(seconds), slots) == (trials, len(os.sched_getaffinity(0)))
     return ran, sum(seconds)
 
 
