@@ -100,6 +100,23 @@ def test_train_leaves_checkpoints_metrics_and_its_config(trained: Path) -> None:
     assert train.read_config(trained / "config.yaml") == DetectorConfig.from_dict(TINY)
 
 
+def test_train_learns_the_same_from_images_that_are_not_decoded_before(
+    trained: Path, street: Path, config_file: Path, tmp_path: Path
+) -> None:
+    train.main(train_arguments(config_file, street, tmp_path / "run", "--cache", "auto", "--cache-limit", "0"))
+    assert losses(tmp_path / "run") == losses(trained)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--cache", "all"], "--cache must be one of auto, decoded"), (["--cache-limit", "-2"], "--cache-limit must be")],
+)
+def test_train_refuses_a_way_to_keep_images_that_there_is_not(
+    street: Path, config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert message in refused(train.main, train_arguments(config_file, street, tmp_path / "run", *more), capsys)
+
+
 def test_train_json_is_one_object_about_the_best_epoch(
     street: Path, config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
