@@ -60,7 +60,7 @@ def source_here(source: dict[str, Any]) -> dict[str, Any]:
         source = fetched_source(link).to_dict()
     elif link.startswith(LINK) and not Path(source["train"][0]).is_file():
         source = street_here(link).to_dict()
-    return {**source, "cache": cache}
+    return source if source.get("cache") == cache else {**source, "cache": cache}
 
 
 def check_fingerprint(found: str, planned: str | None, name: str) -> None:
