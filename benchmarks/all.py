@@ -25,8 +25,7 @@ CLAIMS = {
 RESULTS = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Ours and what a user would otherwise pick, side by side
 
-Written by `python -m benchmarks.all`; each section by the script that it names, both sides in turn in one run. What was tried on
-the way: [NOTES.md](NOTES.md). Rows that need a GPU say "not measured" where there is none; their scripts run there without ray.
+Written by `python -m benchmarks.all`; each section by the script that it names, both sides in one run. What was tried on the way: [NOTES.md](NOTES.md). Rows that need a GPU say "not measured" where there is none; their scripts run there without ray.
 """
 
 

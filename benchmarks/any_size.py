@@ -211,6 +211,7 @@ def main() -> None:
         claims,
         f"{IMAGES} images of {HEIGHT} x {WIDTH}, --cache-limit 0.2 and 0 GB; a trial a core, of one thread and one decoding process.",
         "pillow",
+        memory="GiB: peak memory of the largest trial's process beyond what its imports took",
     )
 
 

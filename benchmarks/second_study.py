@@ -99,7 +99,13 @@ def main() -> None:
             Claim("data opened by a trial's process, first batch made", "s", at_most=1.0, ours=middle(OPEN, folder)),
         ]
     about = f"Data ready: {TRAIN} + {VAL} images of 128 x 1024, decoded and mapped."
-    print_table(claims, about, "pillow", how=f"ours the median of {TIMES}, the first study once")
+    print_table(
+        claims,
+        about,
+        "pillow",
+        how=f"ours the median of {TIMES}, the first study once",
+        memory="GiB: peak memory beyond what imports took",
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from detector.data.cache_rule import CacheRule, gigabytes
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataError, DataSource, DetectionDataset, Split
 from detector.data.letterbox import canvas_boxes
-from detector.data.places import cache_home
+from detector.data.places import SETTLING, cache_home, exclusive_lock
 from detector.model.cells import check_anchors
 from search.options import AUTO, Options
 from search.storage.data import fetched_source
@@ -80,8 +80,9 @@ class KeptImages:
     words: str
 
     def on_this_machine(self, source: dict[str, Any], asked: str | None, limit_gb: float | None) -> dict[str, Any]:
-        """A study's source for its workers: on this machine as settled for all canvases, elsewhere as a node's own room says."""
-        rule = CacheRule(asked or AUTO, limit_gb).to_dict()
+        """A study's source for its workers: on this machine as settled for all canvases, elsewhere as a node's own room says
+        (a limit says the same everywhere)."""
+        rule = CacheRule(self.mode if limit_gb is not None else asked or AUTO, limit_gb).to_dict()
         return {**source, "cache": rule, "settled": {"host": socket.gethostname(), "mode": self.mode}}
 
 
@@ -101,16 +102,17 @@ def keep_images(
         )
     every = [*dataset.splits, *([extended] if extended else [])]
     say(f"reading {sum(len(split.images) for split in every)} images")
-    mode, why = settle_cache(rule, every, canvases)
-    disk, caches = 0, {}
-    for canvas in reversed(canvases):
-        splits = {"train": dataset.train, "val": dataset.val, **({"test": dataset.test} if dataset.test else {})}
-        caches = {role: cached_split(split, canvas, skip_bad, mode) for role, split in splits.items()}
-        here = sum(cached.kept.disk_bytes for cached in caches.values())
-        disk = disk + here if mode == "decoded" else here  # packed files serve every canvas
-    if extended:
-        caches["extended"] = cached_split(extended, canvases[0], skip_bad, mode)
-        disk += caches["extended"].kept.disk_bytes
+    with exclusive_lock(cache_home() / SETTLING):
+        mode, why = settle_cache(rule, every, canvases)
+        disk, caches = 0, {}
+        for canvas in reversed(canvases):
+            splits = {"train": dataset.train, "val": dataset.val, **({"test": dataset.test} if dataset.test else {})}
+            caches = {role: cached_split(split, canvas, skip_bad, mode) for role, split in splits.items()}
+            here = sum(cached.kept.disk_bytes for cached in caches.values())
+            disk = disk + here if mode == "decoded" else here  # packed files serve every canvas
+        if extended:
+            caches["extended"] = cached_split(extended, canvases[0], skip_bad, mode)
+            disk += caches["extended"].kept.disk_bytes
     dataset.train, dataset.val = caches["train"].split, caches["val"].split
     dataset.test = caches["test"].split if "test" in caches else None
     return KeptImages(caches, mode, _in_words(mode, why, disk, caches["train"].kept.decode_ms))

@@ -16,6 +16,7 @@ from detector.data.cache import CachedSplit, cached_split, settle_cache
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from detector.data.images import stream
+from detector.data.places import SETTLING, cache_home, exclusive_lock
 from detector.model.detector import Targets
 
 # torchvision's constants for its ImageNet weights.
@@ -49,10 +50,11 @@ def load_training_data(
     if not isinstance(source, DataSource):
         source = DataSource.from_folder(source)
     dataset = load_dataset(source, skip_bad, train_split)
-    mode, _ = settle_cache(source.cache, dataset.splits, [canvas])
-    train = cached_split(dataset.train, canvas, skip_bad, mode)
-    val = cached_split(dataset.val, canvas, skip_bad, mode)
-    test = cached_split(dataset.test, canvas, skip_bad, mode) if dataset.test else None
+    with exclusive_lock(cache_home() / SETTLING):
+        mode, _ = settle_cache(source.cache, dataset.splits, [canvas])
+        train = cached_split(dataset.train, canvas, skip_bad, mode)
+        val = cached_split(dataset.val, canvas, skip_bad, mode)
+        test = cached_split(dataset.test, canvas, skip_bad, mode) if dataset.test else None
     dataset.train, dataset.val, dataset.test = train.split, val.split, test.split if test else None
     return TrainingData(dataset, train, val, test)
 

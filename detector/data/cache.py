@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detector.data.cache_rule import CacheRule, Need, Room, gigabytes, settle
+from detector.data.cache_rule import CacheRule, Need, Room, settle
 from detector.data.dataset import DataError, ImageRecord, Split, problem_message
 from detector.data.fingerprint import split_fingerprint
 from detector.data.images import PackedFiles, StreamedImages
@@ -108,7 +109,10 @@ def settle_cache(rule: CacheRule, splits: Sequence[Split], canvases: Sequence[tu
 def _without_known_bad(split: Split, canvas: tuple[int, int]) -> Split:
     """What --skip-bad will come to, where the images were looked at before."""
     meta = Places.of(split_fingerprint(split), canvas).meta()
-    return split.without_images({n: rule for n, rule, _ in meta["bad"]}) if meta and meta["bad"] else split
+    try:
+        return split.without_images({n: rule for n, rule, _ in meta["bad"]}) if meta and meta["bad"] else split
+    except DataError:  # nothing would be left: cached_split tells what is wrong
+        return split
 
 
 def cached_split(split: Split, canvas: tuple[int, int], skip_bad: bool = False, mode: str = "decoded") -> CachedSplit:
@@ -165,11 +169,25 @@ def _build(mode: str, split: Split, canvas: tuple[int, int], places: Places) -> 
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    """A folder that is there whole or not at all."""
+    """A folder that is there whole or not at all.
+
+    Raises: NoRoomError where the disk is too full for it; what it had taken is free again.
+    """
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    fill(unfinished)
+    try:
+        fill(unfinished)
+    except BaseException as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoomError(
+                error.errno,
+                f"the disk must hold the kept images ({error.strerror}). Free some, set XDG_CACHE_HOME to another disk, or keep "
+                "less with --cache encoded or off",
+                str(folder.parent),
+            ) from None
+        raise
     unfinished.rename(folder)
 
 
@@ -211,21 +229,9 @@ def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool)
 
 
 def _take_room(file: Path) -> None:
-    """Has the file system keep room for a whole file: a map onto a full disk would end the process by a signal.
-
-    Raises: NoRoomError where there is none.
-    """
-    size = file.stat().st_size
-    try:
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, size)
-    except OSError as error:
-        raise NoRoomError(
-            error.errno,
-            f"the disk must hold {gigabytes(size)} of decoded images ({error.strerror}). Free some, set XDG_CACHE_HOME to another "
-            "disk, or keep them with --cache encoded or off",
-            str(file),
-        ) from None
+    """Has the file system keep room for a whole file: a map onto a full disk would end the process by a signal."""
+    with file.open("r+b") as opened:
+        os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _decode_onto(canvas: np.ndarray, record: ImageRecord) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class CacheRule:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"--cache must be one of {', '.join(MODES)}, got {self.mode!r}")
-        if self.limit_gb is not None and not self.limit_gb >= 0:
+        if self.limit_gb is not None and not 0 <= self.limit_gb < 1e9:
             raise ValueError(f"--cache-limit must be a number of GB, 0 or more, got {self.limit_gb!r}")
 
     def to_dict(self) -> dict[str, Any]:

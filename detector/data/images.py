@@ -16,7 +16,7 @@ from detector.data.dataset import DataError, ImageRecord
 from detector.data.letterbox import letterbox, open_rgb
 
 PACKED_BYTES, PACKED_OFFSETS = "images.bin", "offsets.npy"
-AHEAD = 6  # batches that are decoded ahead, by all worker processes together; each has one in hand besides
+AHEAD = 6  # batches in flight of all worker processes together, at least one each
 
 
 class PackedFiles:
@@ -92,7 +92,7 @@ class StreamedImages:
         # back: a container's /dev/shm is often too small for tensors.
         batches: Any = _Batches(self, indices)  # what a loader calls a map-style dataset, without torch's base class
         loader: DataLoader[Any] = DataLoader(
-            batches, batch_size=None, num_workers=workers, prefetch_factor=max(1, AHEAD // workers) if workers else None,
+            batches, batch_size=None, num_workers=workers, prefetch_factor=-(-AHEAD // workers) if workers else None,
             collate_fn=_as_it_is, generator=torch.Generator(),
         )  # fmt: skip
         for pixels in loader:

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# In the cache folder, held while one process settles how images are kept and makes what that needs: what another is still
+# writing takes room already and is not there yet to be found.
+SETTLING = "settling.lock"
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # a container sees its own group as the root; nested groups are not looked for
 
 

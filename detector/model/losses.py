@@ -157,8 +157,9 @@ def class_weights(alpha: float | tuple[float, ...], logits: Tensor) -> float | T
 def focal_loss(logits: Tensor, target: bool, gamma: float, alpha: float | Tensor) -> Tensor:
     """-alpha_t (1 - p_t)^gamma log(p_t), elementwise (Lin et al. 2018, equation 5), for one target everywhere."""
     sign, weight = (-1.0, alpha) if target else (1.0, 1.0 - alpha)  # alpha may be a tensor that broadcasts
-    wrong = torch.sigmoid(sign * logits)  # 1 - p_t
-    return weight * focusing(wrong, gamma) * F.softplus(sign * logits)
+    minus_log_p = -F.logsigmoid(-sign * logits)  # softplus, which torch computes one number at a time on a CPU
+    log_wrong = sign * logits - minus_log_p  # log(1 - p_t)
+    return weight * (gamma * log_wrong).exp() * minus_log_p
 
 
 def focusing(wrong: Tensor, gamma: float) -> Tensor:

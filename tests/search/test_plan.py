@@ -185,7 +185,8 @@ class TestMakePlan:
         study = planned(tmp_path, data, **options)
         settled = source_here(study.plan["source"])
         assert settled["cache"] == {"mode": mode, "limit_gb": None}
-        asked = {"mode": options.get("cache", "auto"), "limit_gb": options.get("cache_limit")}
+        limit = options.get("cache_limit")
+        asked = {"mode": options.get("cache", "auto") if limit is None else mode, "limit_gb": limit}
         elsewhere = {**study.plan["source"], "settled": {"host": "another", "mode": mode}}
         assert source_here(elsewhere)["cache"] == asked, "a node with other room settles it for itself"
         assert re.search(words, study.images_words), study.images_words

@@ -305,9 +305,10 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache.os, "posix_fallocate", full)
-    with pytest.raises(DataError, match="must hold .* GB of decoded images .*--cache encoded or off") as told:
+    with pytest.raises(DataError, match="must hold the kept images .No space left.*--cache encoded or off") as told:
         build(folder)
     assert storage_trouble(told.value) == "is full", "a leg pauses its study over it"
+    assert not list(cache_home().rglob("*.unfinished")), "what it had taken is free again"
     monkeypatch.undo()
     assert len(build(folder)) == 3
 

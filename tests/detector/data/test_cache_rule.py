@@ -62,7 +62,7 @@ def test_a_rule_survives_its_plan_and_older_plans_have_the_default() -> None:
     assert CacheRule.from_dict(None) == CacheRule("auto", None)
 
 
-@pytest.mark.parametrize(("mode", "limit", "words"), [("all", None, "--cache must be one of auto, decoded, encoded, off, got 'all'"), ("auto", -1.0, "--cache-limit .* got -1.0"), ("auto", float("nan"), "--cache-limit")])  # fmt: skip
+@pytest.mark.parametrize(("mode", "limit", "words"), [("all", None, "--cache must be one of auto, decoded, encoded, off, got 'all'"), ("auto", -1.0, "--cache-limit .* got -1.0"), ("auto", float("nan"), "--cache-limit"), ("auto", float("inf"), "--cache-limit")])  # fmt: skip
 def test_a_rule_that_cannot_be_is_refused(mode: str, limit: float | None, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         CacheRule(mode, limit)

@@ -181,4 +181,4 @@ def test_slices_paste_and_join_the_bytes_that_masks_do() -> None:
     centres = torch.stack([torch.randint(0, height + 1, (batch,), generator=drawn), torch.randint(0, width + 1, (batch,), generator=drawn)], dim=1)  # fmt: skip
     centres[0] = torch.tensor([height, width])
     assert torch.equal(join_quarters_by_slices(images, partners, centres), join_quarters(images, partners, centres))
-    assert torch.equal(images, before), "what it was given is the cache's"
+    assert torch.equal(images, before), "partners are read from it"
