@@ -42,11 +42,11 @@ class Claim:
     what: str
     unit: str
     bar: float | None = None  # how many times better ours is to be
-    at_most: float | None = None  # or what ours is to be, in the unit
     theirs: Measured | None = None  # None: not measured
     ours: Measured | None = None
     more_is_better: bool = False
     note: str = ""
+    at_most: float | None = None  # or what ours is to be, in the unit
 
     @property
     def ratio(self) -> float | None:
