@@ -152,18 +152,25 @@ def _told(store: Store, name: str) -> str:
 def _refuse_if_alive(store: Store, name: str) -> None:
     """Raises: JournalError where the claim's driver lives: its beat changes while we look."""
     claim = _read(store, name)
-    if not claim or claim.get("released") or _is_dead_here(claim):
+    if _is_over(store, name, claim) or _is_dead_here(claim):
         return
     until = time.monotonic() + WATCH_S
     while time.monotonic() < until:
         time.sleep(BEAT_S / 8)
         now = _read(store, name)
-        if not now or now.get("released"):
+        if _is_over(store, name, now):
             return
-        if now.get("beat") != claim.get("beat"):
+        claim = claim or now
+        if now and now.get("beat") != claim.get("beat"):
             raise JournalError(
                 f"{store.where}: another search is running in it (host {now.get('host')}, process {now.get('pid')}); wait for it or stop it"
             )
+
+
+def _is_over(store: Store, name: str, claim: dict[str, Any]) -> bool:
+    """Whether a claim was given back. One that cannot be read, as some stores have it while it is written, is there as long
+    as it is listed."""
+    return bool(claim.get("released")) or (not claim and name not in _claims(store))
 
 
 def _is_dead_here(claim: dict[str, Any]) -> bool:

@@ -65,6 +65,23 @@ def test_a_living_driver_elsewhere_is_not_taken_over_from(opened: Opened) -> Non
         other.join()
 
 
+def test_a_claim_that_cannot_be_read_for_a_moment_is_not_gone(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, real = [], module._read
+
+    def now_and_then(store: Store, name: str) -> dict[str, object]:
+        reads.append(name)
+        return {} if len(reads) % 2 else real(store, name)
+
+    holder = Lease.take(opened())
+    monkeypatch.setattr(module, "_is_dead_here", lambda claim: False)
+    monkeypatch.setattr(module, "_read", now_and_then)
+    monkeypatch.setattr(module, "WATCH_S", 50 * module.BEAT_S)
+    with pytest.raises(JournalError, match="another search is running in it"):
+        Lease.take(opened())
+    assert len(reads) >= 3
+    holder.release()
+
+
 def test_one_that_beats_no_more_is_taken_over_from(opened: Opened) -> None:
     claim_of_elsewhere(opened(), 4)
     lease = Lease.take(opened())
@@ -109,6 +126,7 @@ def test_of_many_who_claim_at_once_one_gets_it(opened: Opened) -> None:
     # One process would take its own claims for dead ones.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_is_dead_here", lambda claim: False)
+        patch.setattr(module, "WATCH_S", 50 * module.BEAT_S)  # a busy machine may hold the winner's beats up
         threads = [threading.Thread(target=claim) for _ in range(6)]
         for thread in threads:
             thread.start()
