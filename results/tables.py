@@ -54,9 +54,9 @@ def leaderboard(state: StudyState) -> list[Row]:
             row[name] = scores.get(name, math.nan)
         if state.metric not in row:
             row[state.metric] = trial.ranked_score(state.metric)
-        row["seconds"] = trial.seconds
         peaks = [epoch["peak_gib"] for epoch in trial.epochs.values() if "peak_gib" in epoch]
         row["peak_gib"] = max(peaks, default=math.nan)
+        row["seconds"] = trial.seconds
         rows.append({**row, **{name: trial.config.get(name) for name in fields}})
     return rows
 
