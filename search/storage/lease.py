@@ -58,7 +58,8 @@ class Lease:
                     _refuse_if_alive(store, name)
             lease = cls(store, max(written, _generation(claims[-1]) if claims else 0) + 1)
             lease._beat()
-            rivals = [name for name in _claims(store) if _generation(name) >= lease.generation and name != lease.name]
+            # Also one of a lower generation that came after we had looked: nobody has watched whether it lives.
+            rivals = [name for name in _claims(store) if name != lease.name and name not in claims]
             if not rivals:
                 for name in claims:
                     store.delete(name)

@@ -113,6 +113,28 @@ def test_a_revived_driver_finds_that_it_was_taken_over_from(opened: Opened) -> N
     new.release()
 
 
+def test_one_gives_way_to_a_claim_of_a_lower_generation_that_came_while_it_watched_another(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real = opened(), module._refuse_if_alive
+    watched = claim_of_elsewhere(store, 1, released=True)
+    late: list[Lease] = []
+
+    def meanwhile(other: Store, name: str) -> None:
+        real(other, name)
+        if not late:  # the claim that was watched goes, and another driver takes the generation that it had
+            other.delete(watched)
+            late.append(Lease.take(opened()))
+            assert late[0].generation == 1
+
+    monkeypatch.setattr(module, "_is_dead_here", lambda claim: False)
+    monkeypatch.setattr(module, "_refuse_if_alive", meanwhile)
+    with pytest.raises(JournalError, match="another search is running in it"):
+        Lease.take(store)
+    late[0].check()
+    late[0].release()
+
+
 def test_of_many_who_claim_at_once_one_gets_it(opened: Opened) -> None:
     got: list[Lease] = []
     refused: list[JournalError] = []
