@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.sides import Claim, Measured, print_table
 from detector.data.lidar import make_dataset
 
-TRAIN, VAL, DISTINCT, CANVAS, TIMES = 1604, 301, 60, (128, 1024), 5
+TRAIN, VAL, DISTINCT, TIMES = 1604, 301, 60, 5
 SETTLED_S = 3.0  # files younger than two seconds are read again (detector/data/fingerprint.py)
 PLAN = """
 import sys, time

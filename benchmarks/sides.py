@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from detector.profile import peak_memory_bytes, reset_peak_memory
+from detector.profile import peak_memory_bytes, processor_name, reset_peak_memory
 
 NOT_MEASURED = "not measured"
 ROUNDS = 5
@@ -95,14 +95,10 @@ def memory_bytes(device: torch.device) -> int:
 
 def machine(*packages: str) -> str:
     """The machine and the versions of a table, in one line."""
-    kind = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )  # fmt: skip
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else "no GPU, "
     cores = len(os.sched_getaffinity(0))
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", *packages))
-    return f"{gpu}{cores} cores of {kind}, {torch.get_num_threads()} threads; Python {platform.python_version()}, {versions}"
+    return f"{gpu}{cores} cores of {processor_name()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, {versions}"
 
 
 def _version(package: str) -> str:

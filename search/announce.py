@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from typing import Any
 
+from detector.data.places import free_disk_bytes
 from results.ablation import changed
 from results.state import StudyState
 from search.disk import worst_case_bytes
@@ -64,8 +64,7 @@ def _disk(study: Study) -> str:
     trials = plan["trials"] + trials_after(plan) + restarts
     constant = "constant" in schedules_of(study)
     most = worst_case_bytes(study.checkpoint_bytes, trials, study.resources.slots, keep, constant)
-    there = next(part for part in (study.folder, *study.folder.parents) if part.exists())
-    free = shutil.disk_usage(there).free
+    free = free_disk_bytes(study.folder)
     warning = "; this may not fit: --keep best needs the least" if most > free else ""
     whose = ", by the size of our own detector's" if plan.get("trainer") else ""
     return f"checkpoints at most {most / 1e9:.2g} GB (--keep {keep}{whose}), {free / 1e9:.3g} GB free{warning}"

@@ -12,7 +12,6 @@ import gc
 import json
 import math
 import os
-import platform
 import resource
 import socket
 import time
@@ -232,13 +231,11 @@ def device_name(device: Any) -> str:
     """The GPU's name, or the processor's: what an epoch's seconds compare with."""
     import torch
 
+    from detector.profile import processor_name
+
     if device is not None and torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):  # Linux
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "CPU"
+    return processor_name()
 
 
 def is_out_of_memory(error: Exception, limited: bool = False) -> bool:
