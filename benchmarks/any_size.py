@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.sides import Claim, Measured, print_table
+from benchmarks.sides import Claim, Measured, print_table, scratch_folder
 
 IMAGES, VAL, HEIGHT, WIDTH, BOXES = 20_000, 64, 64, 128, 3
 LIMITS = {"decoded": None, "encoded": 0.2, "off": 0.0}  # GB; decoded they take 0.49 GB
@@ -183,9 +182,8 @@ def _mapping(pid: int, file: Path) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.any_size", description=__doc__.splitlines()[0])
     parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["XDG_CACHE_HOME"] = str(Path(scratch) / "cache")
-        folder = Path(scratch) / "set"
+    with scratch_folder() as scratch:
+        folder = scratch / "set"
         make_set(folder)
         for mode in LIMITS:  # decodes, packs
             train(folder, mode, 1)

@@ -8,10 +8,7 @@ which torchvision has none. The student report's loader gave 26.69 images/s, 25.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from benchmarks.sides import Claim, in_turn, print_table, seconds_of
+from benchmarks.sides import Claim, in_turn, print_table, scratch_folder, seconds_of
 from detector.config import DetectorConfig
 from detector.data.batches import TrainingBatches, TrainingData, load_training_data
 from detector.data.dataset import Split
@@ -97,9 +94,8 @@ def our_pass(data: TrainingData, values: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["XDG_CACHE_HOME"] = scratch
-        folder = Path(scratch) / "street"
+    with scratch_folder() as scratch:
+        folder = scratch / "street"
         make_dataset(folder, {"train": IMAGES, "val": 8}, seed=0)
         data = load_training_data(folder, CANVAS)
         flip, everything = plain_loader(data, [v2.RandomHorizontalFlip(0.3)]), plain_loader(data, every_transform())

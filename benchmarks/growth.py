@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.sides import machine
+from benchmarks.sides import machine, scratch_folder
 from search.forecast import SECONDS_PER_LEG, simulate
 from search.rungs import make_scheduler, rung_levels
 
@@ -145,9 +144,8 @@ def main() -> None:
     )
     each: dict[str, float] = {}
     for count in SIZES:
-        with tempfile.TemporaryDirectory() as scratch:
-            os.environ["XDG_CACHE_HOME"] = str(Path(scratch) / "cache")
-            folder = Path(scratch) / "set"
+        with scratch_folder() as scratch:
+            folder = scratch / "set"
             size = make_set(folder, count)
             time.sleep(3)  # links made just now are not trusted
             first, later = measure(folder), measure(folder)

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.sides import Claim, Measured, print_table
+from benchmarks.sides import Claim, Measured, print_table, scratch_folder
 from detector.data.lidar import make_dataset
 
 TRAIN, VAL, DISTINCT, TIMES = 1604, 301, 60, 5
@@ -86,9 +84,8 @@ def middle(code: str, folder: Path) -> Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.second_study", description=__doc__.splitlines()[0])
     parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["XDG_CACHE_HOME"] = str(Path(scratch) / "cache")
-        folder = Path(scratch) / "street"
+    with scratch_folder() as scratch:
+        folder = scratch / "street"
         make_set(folder)
         time.sleep(SETTLED_S)
         first = ready(PLAN, folder)

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.processes import Ran, run_measured
-from benchmarks.sides import OF_A_COMMAND, Claim, Measured, print_table
+from benchmarks.sides import OF_A_COMMAND, Claim, Measured, print_table, scratch_folder
 from detector.data.batches import load_training_data
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource
@@ -55,10 +52,9 @@ def ours(data: Path, steps: int, seed: int, scratch: Path) -> Run:
         sys.executable, "-m", "search.run", "--space", "retinanet", "--profile", "cpu", "--data", str(data), "--runs-dir",
         str(scratch / "runs"), "--name", name, "--seed", str(seed), "--set", f"steps_per_epoch={steps}",
     ]  # fmt: skip
-    ran = run_measured(command, XDG_CACHE_HOME=str(scratch / "cache"))
+    ran = run_measured(command, XDG_CACHE_HOME=str(scratch / f"cache-{name}"))  # it decodes for itself
     records = [json.loads(line) for line in (scratch / "runs" / name / "journal.jsonl").read_text().splitlines()]
     curve = [(r["time"] - started, r["metrics"]["mAP"]) for r in records if r["event"] == "epoch"]
-    shutil.rmtree(scratch / "cache")  # the next one decodes again
     return Run(curve, ran)
 
 
@@ -70,9 +66,8 @@ def theirs(data: Path, steps: int, seed: int, trials: int, epochs: int, settings
     return Run([(at - started, score) for at, score in json.loads(ran.printed.splitlines()[-1])], ran)
 
 
-def noted_down(data: Path, scratch: Path) -> str:
+def noted_down(data: Path) -> str:
     """What the writer of the tidy script would have found out beforehand: fitted anchors, the channels' statistics."""
-    os.environ["XDG_CACHE_HOME"] = str(scratch / "noted")
     facts = DatasetFacts(**load_dataset(DataSource.from_folder(data)).facts())
     fitted = resolve(load_space("retinanet"), "cpu", facts).base
     cached = load_training_data(data, fitted.image_size_px).train
@@ -118,10 +113,10 @@ def main() -> None:
     options = parser.parse_args()
     profile = load_space("retinanet").profiles["cpu"]
     street, budget = profile.street, profile.budget
-    with tempfile.TemporaryDirectory() as folder:
-        scratch, data = Path(folder), Path(folder) / "street"
+    with scratch_folder() as scratch:
+        data = scratch / "street"
         make_dataset(data, {"train": street.train, "val": street.val}, seed=0, degrees=street.degrees)
-        settings, pairs = noted_down(data, scratch), []
+        settings, pairs = noted_down(data), []
         for seed in options.seeds:
             us = ours(data, street.steps_per_epoch, seed, scratch)
             them = theirs(data, street.steps_per_epoch, seed, budget.trials, budget.epochs, settings, scratch)

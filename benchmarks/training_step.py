@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 
 from benchmarks.sides import ROUNDS, Claim, Measured, in_turn, print_table, seconds_of
+from benchmarks.torchvision_twin import AS_TORCHVISION, twin_of
 from detector.config import DetectorConfig
 from detector.data.augment import normalise_plainly
 from detector.model.detector import Detector, Targets
@@ -32,14 +33,9 @@ KINDS: dict[str, dict[str, Any]] = {
 BARS = {"cpu": (1.1, None, 2.2), "cuda": (1.5, None, 4.0)}
 BATCH = {"cpu": 4, "cuda": 32}
 STEPS = {"cpu": 1, "cuda": 10}  # a round
-# torchvision.models.detection.retinanet._default_anchorgen
-SIZES = tuple((float(x), float(int(x * 2 ** (1 / 3))), float(int(x * 2 ** (2 / 3)))) for x in (32, 64, 128, 256, 512))
 SETTINGS: dict[str, Any] = {
-    "image_size_px": (HEIGHT, WIDTH), "trunk": "resnet50", "trunk_width": 1.0, "norm": "batch", "neck_levels": (3, 4, 5),
-    "neck_channels": 256, "extra_levels": 2, "extra_levels_from": "neck", "head_depth": 4, "head_channels": 256,
-    "anchor_sizes": SIZES, "anchor_scales": (1.0,), "anchor_ratios": (0.5, 1.0, 2.0), "anchor_offset": 0.0,
-    "anchor_rounding": True, "smooth_l1_beta": 0.0, "loss_normalization": "image", "clip_norm": 0.0,
-    "normalization": "imagenet", "weight_decay": 1e-4, "lr": 1e-5,
+    **AS_TORCHVISION, "image_size_px": (HEIGHT, WIDTH), "norm": "batch", "clip_norm": 0.0, "normalization": "imagenet",
+    "weight_decay": 1e-4, "lr": 1e-5,
 }  # fmt: skip
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -90,22 +86,7 @@ def torchvision_model(device: str) -> RetinaNet:
 
 def our_model(reference: RetinaNet, config: DetectorConfig, device: str) -> Detector:
     """Our detector, holding every weight of torchvision's."""
-    names = {
-        "backbone.body.": "trunk.", "backbone.fpn.extra_blocks.p6.": "neck.extra.convs.0.",
-        "backbone.fpn.extra_blocks.p7.": "neck.extra.convs.1.",
-        "head.classification_head.cls_logits.": "head.classification.0.output.",
-        "head.regression_head.bbox_reg.": "head.regression.0.output.",
-        **{f"backbone.fpn.inner_blocks.{n}.0.": f"neck.lateral.{n}." for n in range(3)},
-        **{f"backbone.fpn.layer_blocks.{n}.0.": f"neck.output.{n}." for n in range(3)},
-        **{f"head.classification_head.conv.{n}.0.": f"head.classification.0.convs.{n}." for n in range(4)},
-        **{f"head.regression_head.conv.{n}.0.": f"head.regression.0.convs.{n}." for n in range(4)},
-    }  # fmt: skip
-    state = {}
-    for key, value in reference.state_dict().items():
-        prefix = next(prefix for prefix in names if key.startswith(prefix))
-        state[names[prefix] + key.removeprefix(prefix)] = value
-    model = Detector(config, NUM_CLASSES)
-    model.load_state_dict(state, strict=True)
+    model = twin_of(reference, config, NUM_CLASSES)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.train().to(memory_format=layout).to(device)
 

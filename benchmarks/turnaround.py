@@ -13,14 +13,13 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import yaml
 
 from benchmarks.processes import Ran, run_measured
-from benchmarks.sides import OF_A_COMMAND, Claim, Measured, print_table
+from benchmarks.sides import OF_A_COMMAND, Claim, Measured, print_table, scratch_folder
 from detector.data.lidar import make_dataset
 
 TRIALS, FEW, ROUNDS = 32, 8, 3
@@ -62,9 +61,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
+    with scratch_folder() as scratch:
         (scratch / "space.yaml").write_text(yaml.safe_dump(SPACE))
         data = scratch / "street"
         make_dataset(data, {"train": 32, "val": 16}, seed=0)

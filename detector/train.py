@@ -7,6 +7,7 @@ an epoch) and config.yaml; run again with the same --out it goes on where it sto
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -63,7 +64,8 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     source.cache = options.cache_rule
     if options.threads:
         torch.set_num_threads(options.threads)
-    data = load_training_data(source, config.image_size_px, options.skip_bad, config.train_split)
+    tell = functools.partial(print, file=sys.stderr)
+    data = load_training_data(source, config.image_size_px, options.skip_bad, config.train_split, tell)
     trainer = Trainer(config, data, options.seed, options.device, options.official_eval)
     options.out.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(options.out / "checkpoint.pt")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import math
@@ -18,7 +17,7 @@ from typing import Any
 from results.records import JournalError, read_journal
 from search.storage.lease import Lease, held_elsewhere
 from search.storage.segments import Segments, newest_segments, read_segments
-from search.storage.store import FolderStore, StorageError, Store, UnfitNodeError
+from search.storage.store import FolderStore, Store
 
 
 class Journal:
@@ -166,26 +165,6 @@ def _newest_generation(path: Path, store: Store | None) -> int:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file so that a crash leaves the old one or the new one, never half."""
     FolderStore(path.parent).put(path.name, content)
-
-
-# What may be mended while a study waits, in words that follow its place, and how.
-TROUBLES = {
-    "is full": (errno.ENOSPC, errno.EDQUOT),
-    "is read-only": (errno.EROFS,),
-    "cannot be written to": (errno.EACCES, errno.EPERM),
-    "does not answer": (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
-}
-REMEDIES = {"is full": "Make room", "does not answer": "Bring it back", "cannot be used on every node": "Mend that"}
-
-
-def storage_trouble(error: BaseException | None) -> str:
-    """What an error says of the place where a study lives ("is full"), "" where it says something else."""
-    if isinstance(error, UnfitNodeError):
-        return "cannot be used on every node"
-    if isinstance(error, StorageError):
-        return "does not answer"
-    number = error.errno if isinstance(error, OSError) else None
-    return next((told for told, numbers in TROUBLES.items() if number in numbers), "")
 
 
 def _finite(value: Any) -> Any:

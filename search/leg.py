@@ -22,11 +22,12 @@ from typing import Any
 
 from results.records import PLAN_NAME
 from results.state import metric_of
-from search.journal import storage_trouble, write_atomically
+from search.journal import write_atomically
 from search.probe import measure_costs, probe_seconds
 from search.storage.data import check_fingerprint, source_here
 from search.storage.store import UnfitNodeError
 from search.storage.trial_files import SupersededError, TrialFiles
+from search.storage.trouble import storage_trouble
 from spaces.chain import WEIGHT_FILES
 
 CHECKPOINT, BEST, BEFORE_DECAY, DETECTIONS, THREADS, LOG, ERROR = (

@@ -15,13 +15,14 @@ from detector.data.dataset import DetectionDataset, coco_ground_truth
 from detector.evaluate import METRIC_NAMES
 from results.pareto import MINIMISED
 from results.records import GROUND_TRUTH_NAME, PLAN_NAME
-from search.ablation_plan import settle_chain, wants_extended
+from search.ablation_plan import settle_chain
 from search.afterwards import DEFAULT_TOP
-from search.dataset import describe_dataset, extended_split, images_to_show, keep_images
+from search.dataset import describe_dataset, images_to_show
 from search.given import Given, read_given
 from search.grid import grid_size
 from search.journal import write_atomically
-from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError, cache_rule, changes_of_file
+from search.kept_images import keep_images
+from search.options import AUTO, DEFAULT_MAX_FAILURES, Options, StudyError, changes_of_file
 from search.path import settle_path
 from search.provenance import command_line, commit, versions
 from search.resources import Resources, plan_resources
@@ -73,17 +74,11 @@ def make_plan(options: Options, say: Any) -> Study:
     else:
         given = read_given(options, say)
         settled = settle_chain(options, given) if options.kind == "ablation" else _settle_search(options, given)
-    resources = resources_of(options, settled["trials"], given.profile_name == "gpu")
-    dataset, resolved = given.dataset, given.space
-    extended = extended_split(given.source, wants_extended(settled), options.skip_bad)
-    images = keep_images(
-        dataset, extended, resolved, cache_rule(options.cache, options.cache_limit), options.skip_bad, say
-    )
     plan: dict[str, Any] = {
         "format": 1,
         "kind": options.kind,
         "name": options.name or f"{Path(options.space_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
-        "space": resolved.to_dict(),
+        "space": given.space.to_dict(),
         "space_option": options.space_name,
         "profile": given.profile_name,
         "from_step": options.from_step,
@@ -98,33 +93,38 @@ def make_plan(options: Options, say: Any) -> Study:
         "trainer": options.trainer or "",
         "official_eval": options.official_eval,
         "skip_bad": options.skip_bad,
-        "source": images.on_this_machine(given.source.to_dict(), options.cache or AUTO, options.cache_limit),
-        "dataset": describe_dataset(dataset, images.caches),
-        "shown_images": images_to_show(dataset.val),
-        "dropped": dataset.dropped,
         "versions": versions(),
         "commit": commit(),
         "command": command_line(),
     }
+    study = Study(
+        Path(options.runs_dir) / plan["name"], plan, given.space, resources_of(options, plan["trials"], given.profile_name == "gpu"),
+        resumed=False, levels=plan["levels"], check=given.check, link=below(options.storage, plan["name"]) if options.storage else "",
+    )  # fmt: skip
+    _check_place(study, options)
+    images = keep_images(plan, given.source.to_dict(), given.dataset, given.space, say)
+    plan |= {
+        "source": images.source,
+        "dataset": describe_dataset(given.dataset, images.caches),
+        "shown_images": images_to_show(given.dataset.val),
+        "dropped": given.dataset.dropped,
+    }
     if "study" in plan and not plan["dataset"]["fingerprint"].startswith(plan["study_fingerprint"]):
         say(f"    data  is not what {plan['study']} was run on: its order of steps may not hold here")
-    folder = Path(options.runs_dir) / plan["name"]
+    study.ground_truth, study.images_words = coco_ground_truth(given.dataset.val), images.words
+    return study
+
+
+def _check_place(study: Study, options: Options) -> None:
+    """Raises: StudyError where a new study cannot begin."""
+    folder, name = study.folder, study.plan["name"]
     if not all(part.is_dir() for part in (folder, *folder.parents) if part.exists()):
         raise StudyError(f"--runs-dir {options.runs_dir}: must be a folder, or one that can be made")
-    if (folder / PLAN_NAME).exists():
-        raise StudyError(
-            f"{folder} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
-        )
-    study = Study(
-        folder, plan, resolved, resources, resumed=False, levels=plan["levels"], check=given.check,
-        ground_truth=coco_ground_truth(dataset.val), link=below(options.storage, plan["name"]) if options.storage else "",
-        images_words=images.words,
-    )  # fmt: skip
-    if study.link and study.store.get(PLAN_NAME) is not None:
-        raise StudyError(
-            f"{study.link} holds a study already; continue it with --resume --name {plan['name']}, or choose another --name"
-        )
-    return study
+    for place, taken in ((folder, (folder / PLAN_NAME).exists()), (study.link, bool(study.link) and study.store.get(PLAN_NAME) is not None)):  # fmt: skip
+        if taken:
+            raise StudyError(
+                f"{place} holds a study already; continue it with --resume --name {name}, or choose another --name"
+            )
 
 
 def _settle_search(options: Options, given: Given) -> dict[str, Any]:

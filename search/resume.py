@@ -10,10 +10,10 @@ from detector.config import DetectorConfig
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
-from search.ablation_plan import wants_extended
-from search.dataset import config_check, describe_dataset, extended_split, keep_images
+from search.dataset import config_check, describe_dataset
 from search.journal import Journal
-from search.options import Options, StudyError, cache_rule, check_choices, parse_set_fields
+from search.kept_images import keep_images
+from search.options import Options, StudyError, check_choices, parse_set_fields
 from search.plan import Study, resources_of
 from search.storage.copies import COPY_OF, bring_home, may_hold, original_of, studies_in, study_store
 from search.storage.data import source_here
@@ -69,19 +69,57 @@ def resume_plan(options: Options, say: Any) -> Study:
     Raises: StudyError where there is no such study, its data changed, or something else was asked to change.
     """
     check_choices(options)
-    link, folder = find_study_in_store(options) if options.storage else ("", find_study(options))
-    original = "" if link else original_of(folder)
+    link, folder = find_study_in_store(options) if options.storage else ("", _own_study(options))
+    plan = read_plan(folder)
+    _refuse_other(folder, plan, options)
+    # study.json is never rewritten: what an earlier session extended stands in the journal.
+    records = read_journal(folder / JOURNAL_NAME) if (folder / JOURNAL_NAME).is_file() else []
+    plan = _extended({**plan, **_last_session(records)}, options)
+    levels, extend_to = _levels(plan, records, options.epochs)
+    source = source_here(plan["source"])
+    space = ResolvedSpace.from_dict(plan["space"])
+    dataset = load_dataset(DataSource.from_dict(source), plan["skip_bad"], space.base.train_split)
+    if extend_to or levels != plan["levels"]:
+        space.base = space.base.with_values({"schedule_epochs": extend_to or levels[-1]})
+    if options.space_edit:
+        plan |= _edited(options.space_edit, plan, dataset)
+    if "fields" in plan:
+        space = ResolvedSpace.from_dict({**space.to_dict(), **{name: plan[name] for name in EDITED if name in plan}})
+    images = keep_images(plan, source, dataset, space, say)
+    plan["source"] = images.source
+    fingerprint = describe_dataset(dataset, images.caches)["fingerprint"]
+    if fingerprint != plan["dataset"]["fingerprint"]:
+        raise StudyError(
+            f"{folder} was begun on data with fingerprint {plan['dataset']['fingerprint']}, {plan['dataset']['name']} now has "
+            f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
+        )
+    resources = resources_of(options, plan["trials"], plan["profile"] == "gpu")
+    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to, link=link,
+                 images_words=images.words)  # fmt: skip
+
+
+def _own_study(options: Options) -> Path:
+    """The study that --resume means, which is no copy of one that lives elsewhere.
+
+    Raises: StudyError where it is, or where there is none.
+    """
+    folder = find_study(options)
+    original = original_of(folder)
     if original:
         raise StudyError(
             f"--resume: {folder} is a copy of {original}; go on with that by --storage {above(original)} --name {last_name(original)}, or "
             f"delete {folder / COPY_OF} to make the copy a study of its own, which has no checkpoints"
         )
-    plan = read_plan(folder)
-    default = Options(kind=options.kind)
+    return folder
+
+
+def _refuse_other(folder: Path, plan: dict[str, Any], options: Options) -> None:
+    """Raises: StudyError where a user asks for another kind or space of study than this one, or to change what is fixed."""
     if _kind(plan) != options.kind:
         raise StudyError(f"--resume: {folder} is {KINDS[_kind(plan)]}")
     if options.space is not None and not _searches(plan, options.space):
         raise StudyError(f"--resume: {folder} searches the space {plan['space_option']}, not {options.space}")
+    default = Options(kind=options.kind)
     changed = [
         name for name in vars(options)
         if name not in MAY_CHANGE and name != "space" and getattr(options, name) != getattr(default, name)
@@ -89,44 +127,16 @@ def resume_plan(options: Options, say: Any) -> Study:
     ]  # fmt: skip
     if changed:
         raise StudyError(_refusal(folder, plan, options, changed))
-    source = DataSource.from_dict(source_here(plan["source"]))
-    space = ResolvedSpace.from_dict(plan["space"])
-    dataset = load_dataset(source, plan["skip_bad"], space.base.train_split)
-    # study.json is never rewritten: what an earlier session extended stands in the journal.
-    records = read_journal(folder / JOURNAL_NAME) if (folder / JOURNAL_NAME).is_file() else []
-    plan = {**plan, **_last_session(records)}
+
+
+def _extended(plan: dict[str, Any], options: Options) -> dict[str, Any]:
+    """The plan with what a user adds to it."""
     asked = {name: getattr(options, name) for name in EXTENDS if getattr(options, name) not in (None, [])}
     if "reuse" in asked:
         asked["reuse"] = [*plan.get("reuse", []), *(str(Path(run).resolve()) for run in asked["reuse"])]
-    plan = {**plan, **asked}
     if options.seeds:
-        plan["trials"] = options.seeds * len(plan["steps"])
-    trials = plan["trials"]
-    levels, extend_to = _levels(plan, records, options.epochs)
-    if extend_to or levels != plan["levels"]:
-        space.base = space.base.with_values({"schedule_epochs": extend_to or levels[-1]})
-    if options.space_edit:
-        if plan["sampler"] == "grid":
-            raise StudyError("--space-edit: a grid is fixed by its space; start a new study, with --reuse of this one")
-        edited = edited_space(options.space_edit, plan, dataset)
-        space.fields, space.constraints = edited.fields, edited.constraints
-        plan |= {name: space.to_dict()[name] for name in EDITED}
-    elif "fields" in plan:
-        space = ResolvedSpace.from_dict({**space.to_dict(), **{name: plan[name] for name in EDITED if name in plan}})
-    kept = plan.get("cache"), plan.get("cache_limit")
-    extended = extended_split(source, wants_extended(plan), plan["skip_bad"])
-    images = keep_images(dataset, extended, space, cache_rule(*kept), plan["skip_bad"], say)
-    plan["source"] = images.on_this_machine(plan["source"], *kept)
-    found = describe_dataset(dataset, images.caches)
-    fingerprint = found["fingerprint"]
-    if fingerprint != plan["dataset"]["fingerprint"]:
-        raise StudyError(
-            f"{folder} was begun on data with fingerprint {plan['dataset']['fingerprint']}, {plan['dataset']['name']} now has "
-            f"{fingerprint}: scores would not compare. Restore the data, or start a new study"
-        )
-    resources = resources_of(options, trials, plan["profile"] == "gpu")
-    return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to, link=link,
-                 images_words=images.words)  # fmt: skip
+        asked["trials"] = options.seeds * len(plan["steps"])
+    return {**plan, **asked}
 
 
 KINDS = {
@@ -166,12 +176,15 @@ def _levels(plan: dict[str, Any], records: list[dict[str, Any]], epochs: int | N
     return levels, epochs
 
 
-def edited_space(name: str, plan: dict[str, Any], dataset: DetectionDataset) -> ResolvedSpace:
-    """The space of a file on this study's data, whose fields and constraints it takes; the study keeps its base.
+def _edited(name: str, plan: dict[str, Any], dataset: DetectionDataset) -> dict[str, Any]:
+    """The fields and constraints of a file on this study's data, as the plan has them; the study keeps its base.
 
-    Raises: SpaceError, ConfigError for a file that is no space, or whose ranges cannot be.
+    Raises: StudyError, SpaceError, ConfigError for a file that is no space, ranges that cannot be, or a grid.
     """
-    return resolve(load_space(name), plan["profile"], DatasetFacts(**dataset.facts()))
+    if plan["sampler"] == "grid":
+        raise StudyError("--space-edit: a grid is fixed by its space; start a new study, with --reuse of this one")
+    edited = resolve(load_space(name), plan["profile"], DatasetFacts(**dataset.facts())).to_dict()
+    return {name: edited[name] for name in EDITED}
 
 
 def _option_name(attribute: str) -> str:

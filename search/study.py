@@ -28,7 +28,7 @@ from search.announce import print_forecast, print_plan
 from search.disk import apply_keep
 from search.engine import Engine, Limits
 from search.forecast import Forecast, simulate
-from search.journal import REMEDIES, Journal, storage_trouble
+from search.journal import Journal
 from search.known import KnownElsewhere
 from search.options import AUTO, DEFAULT_MAX_FAILURES, DEFAULT_RUNS_DIR, Options, StudyError
 from search.optuna_export import write_optuna_database
@@ -43,6 +43,7 @@ from search.sizes import Sizer, gpu_fraction
 from search.steps import profile_steps
 from search.storage.copies import bring_home, leave_results
 from search.storage.store import check_link, is_link
+from search.storage.trouble import paused_line, storage_trouble
 from search.trainers import trainer_class
 from search.visibility import check_nodes
 from spaces.distributions import as_tuple
@@ -212,9 +213,7 @@ def hold_journal(study: Study) -> Journal:
 
 
 def _paused(study: Study, trouble: str, reason: str, say: Any) -> StudyResult:
-    place = study.link or ("the disk of " * (trouble == "is full") + str(study.folder))
-    remedy = REMEDIES.get(trouble, "Make it writable")
-    say(f"{place} {trouble}: the study is paused. {remedy}, then: {closing.resume_command(study)}")
+    say(paused_line(study.link or str(study.folder), trouble, closing.resume_command(study)))
     say(f"  {reason}")
     return StudyResult(study.folder, {}, EXIT_PAUSED)
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from detector.config import DetectorConfig
 from detector.data.augment import Augmentation
-from detector.data.cache import CachedSplit, cached_split, settle_cache
+from detector.data.cache import CachedSplit
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from detector.data.images import stream
-from detector.data.places import SETTLING, cache_home, exclusive_lock
+from detector.data.keeping import keep_dataset
+from detector.data.on_the_way import Tell, silent
 from detector.model.detector import Targets
 
 # torchvision's constants for its ImageNet weights.
@@ -39,24 +40,23 @@ class TrainingData:
 
 
 def load_training_data(
-    source: DataSource | str | Path, canvas: tuple[int, int], skip_bad: bool = False, train_split: str = "train"
+    source: DataSource | str | Path,
+    canvas: tuple[int, int],
+    skip_bad: bool = False,
+    train_split: str = "train",
+    tell: Tell = silent,
 ) -> TrainingData:
     """Reads, checks and decodes (or finds decoded) a dataset on `canvas` (height, width).
 
-    `train_split` extended adds the source's extended images to the training images.
+    `train_split` extended adds the source's extended images to the training images. `tell` hears how far it is.
 
     Raises: DataError for every way in which a dataset can be wrong.
     """
     if not isinstance(source, DataSource):
         source = DataSource.from_folder(source)
     dataset = load_dataset(source, skip_bad, train_split)
-    with exclusive_lock(cache_home() / SETTLING):
-        mode, _ = settle_cache(source.cache, dataset.splits, [canvas])
-        train = cached_split(dataset.train, canvas, skip_bad, mode)
-        val = cached_split(dataset.val, canvas, skip_bad, mode)
-        test = cached_split(dataset.test, canvas, skip_bad, mode) if dataset.test else None
-    dataset.train, dataset.val, dataset.test = train.split, val.split, test.split if test else None
-    return TrainingData(dataset, train, val, test)
+    kept = keep_dataset(dataset, [canvas], source.cache, skip_bad, tell=tell)
+    return TrainingData(dataset, **kept.caches)
 
 
 def channel_statistics(config: DetectorConfig, train: CachedSplit) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detector.data.cache_rule import CacheRule, Need, Room, settle
-from detector.data.dataset import DataError, ImageRecord, Split, problem_message
+from detector.data.dataset import DataError, ImageRecord, NoRoomError, Split, problem_message
 from detector.data.fingerprint import split_fingerprint
 from detector.data.images import PackedFiles, StreamedImages
 from detector.data.letterbox import letterbox, open_rgb
-from detector.data.places import cache_home, exclusive_lock, free_disk_bytes, free_memory_bytes
+from detector.data.on_the_way import Tell, silent, told
+from detector.data.places import cache_home, exclusive_lock
 
 FORMAT = 1  # goes up when the files below change meaning
 
@@ -83,51 +83,21 @@ class Places:
         return None
 
 
-class NoRoomError(OSError, DataError):
-    """The disk cannot hold what is to be kept; a worker's leg waits for room, a plan is refused."""
-
-
-def settle_cache(rule: CacheRule, splits: Sequence[Split], canvases: Sequence[tuple[int, int]]) -> tuple[str, str]:
-    """(decoded, encoded or off; why in words) for the splits of a dataset on all canvases of a study, on this machine."""
-    if rule.mode != "auto":
-        return settle(rule, Need(0, 0, 0, 0), Room(0, 0))
-    decoded = encoded = new_decoded = new_encoded = 0
-    for split in splits:
-        files, packed = encoded_bytes(split), False
-        for canvas in canvases:
-            used = _without_known_bad(split, canvas)
-            places, pixels = Places.of(split_fingerprint(used), canvas), decoded_bytes(used, canvas)
-            decoded += pixels
-            new_decoded += 0 if places.is_whole("decoded") else pixels
-            packed = packed or places.encoded.is_dir()
-        encoded += files
-        new_encoded += 0 if packed else files
-    need = Need(decoded, encoded, new_decoded, new_encoded)
-    return settle(rule, need, Room(free_disk_bytes(cache_home()), free_memory_bytes()))
-
-
-def _without_known_bad(split: Split, canvas: tuple[int, int]) -> Split:
-    """What --skip-bad will come to, where the images were looked at before."""
-    meta = Places.of(split_fingerprint(split), canvas).meta()
-    try:
-        return split.without_images({n: rule for n, rule, _ in meta["bad"]}) if meta and meta["bad"] else split
-    except DataError:  # nothing would be left: cached_split tells what is wrong
-        return split
-
-
-def cached_split(split: Split, canvas: tuple[int, int], skip_bad: bool = False, mode: str = "decoded") -> CachedSplit:
+def cached_split(
+    split: Split, canvas: tuple[int, int], skip_bad: bool = False, mode: str = "decoded", tell: Tell = silent
+) -> CachedSplit:
     """The split on `canvas` (height, width), kept as `mode` says, from the cache where it is there already.
 
     Every image is decoded once in any mode: that it can be, and the channels' statistics, do not depend on the mode. One
-    process builds, others wait; a build that died half-way is thrown away by the next.
+    process builds, others wait; a build that died half-way is thrown away by the next. `tell` hears how far it is.
 
     Raises: DataError naming the images that cannot be read or differ from their annotated size.
     """
-    fingerprint = split_fingerprint(split)
+    fingerprint = split_fingerprint(split, tell)
     places = Places.of(fingerprint, canvas)
     if not places.is_whole(mode):
         with exclusive_lock(places.decoded.with_suffix(".lock")):
-            _build(mode, split, canvas, places)
+            _build(mode, split, canvas, places, tell)
     meta = places.meta()
     assert meta is not None, places
     if meta["bad"]:
@@ -137,34 +107,26 @@ def cached_split(split: Split, canvas: tuple[int, int], skip_bad: bool = False, 
         if not skip_bad:
             raise DataError(problem_message(str(split.annotations), found, droppable=True))
         good = split.without_images({position: rule for position, rule, _ in meta["bad"]})
-        return cached_split(good, canvas, True, mode)
+        return cached_split(good, canvas, True, mode, tell)
     return _open(split, fingerprint, places, meta, canvas, mode)
 
 
-def decoded_bytes(split: Split, canvas: tuple[int, int]) -> int:
-    """What a split's pixels take on a canvas."""
-    return len(split.images) * canvas[0] * canvas[1] * 3
-
-
-def encoded_bytes(split: Split) -> int:
-    """What a split's image files take."""
-    return sum(record.path.stat().st_size for record in split.images)
-
-
-def _build(mode: str, split: Split, canvas: tuple[int, int], places: Places) -> None:
+def _build(mode: str, split: Split, canvas: tuple[int, int], places: Places, tell: Tell) -> None:
     """Makes what a mode needs and is not there.
 
     Raises: NoRoomError where the disk is too full for it.
     """
     if mode == "decoded" and not places.is_whole("decoded"):
-        _make(places.decoded, lambda folder: _decode_all(split, canvas, folder, keep=True))
+        _make(places.decoded, lambda folder: _decode_all(split, canvas, folder, True, tell))
     elif mode != "decoded" and places.meta() is None:
-        _make(places.streamed, lambda folder: _decode_all(split, canvas, folder, keep=False))
+        _make(places.streamed, lambda folder: _decode_all(split, canvas, folder, False, tell))
     meta = places.meta()
     if mode == "encoded" and meta is not None and not meta["bad"] and not places.encoded.is_dir():
         with exclusive_lock(places.encoded.with_suffix(".lock")):  # another canvas may want it at the same time
             if not places.encoded.is_dir():
-                paths = [record.path for record in split.images]
+                paths = told(
+                    (record.path for record in split.images), len(split.images), f"packing the images of {split.annotations.name}", tell
+                )  # fmt: skip
                 _make(places.encoded, lambda folder: PackedFiles.pack(paths, folder))
 
 
@@ -191,7 +153,7 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
     unfinished.rename(folder)
 
 
-def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool) -> None:
+def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool, tell: Tell) -> None:
     """Decodes every image once; leaves meta.json and, with `keep`, the pixels."""
     count = len(split.images)
     file = folder / "images.npy"
@@ -206,7 +168,9 @@ def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool)
 
     # PIL decodes and resizes outside the interpreter lock: threads use all cores without a copy of anything.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(decode, range(count)))
+        rows = list(
+            told(pool.map(decode, range(count)), count, f"decoding the images of {split.annotations.name}", tell)
+        )
     if pixels is not None:
         pixels.flush()
     bad = [[n, *row["bad"]] for n, row in enumerate(rows) if "bad" in row]

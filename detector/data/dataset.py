@@ -22,6 +22,10 @@ class DataError(ValueError):
     """A dataset that breaks a rule; the message names the first offenders, the count and the remedy."""
 
 
+class NoRoomError(OSError, DataError):
+    """The disk cannot hold images that are to be kept; a worker's leg waits for room, a plan is refused."""
+
+
 def problem_message(place: str, found: Mapping[str, list[str]], droppable: bool) -> str:
     """One message: each rule, how many broke it, and the first of them by name."""
     lines = [f"{place}: {sum(map(len, found.values()))} problems"]

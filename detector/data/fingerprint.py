@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from detector.data.dataset import DataError, ImageRecord, Split
+from detector.data.on_the_way import Tell, silent, told
 from detector.data.places import cache_home
 
 DIGEST_BYTES = 16
 SETTLED_S = 2.0  # a file younger than this may change once more within its clock's tick (git calls such files racy)
 
 
-def split_fingerprint(split: Split) -> str:
+def split_fingerprint(split: Split, tell: Tell = silent) -> str:
     """Sixteen hex digits over what is trained on: the boxes, classes and bytes of every image that is used.
 
     Taken once of a split that was read. Raises: DataError for a file that cannot be read.
@@ -26,7 +27,7 @@ def split_fingerprint(split: Split) -> str:
     digest = hashlib.blake2b(digest_size=8)
     digest.update(json.dumps(split.class_names).encode())
     columns = zip(
-        split.images, split.boxes_xyxy, split.labels, split.crowd, split.areas, file_digests(split), strict=True
+        split.images, split.boxes_xyxy, split.labels, split.crowd, split.areas, file_digests(split, tell), strict=True
     )
     for record, boxes, labels, crowd, areas, content in columns:
         digest.update(f"{record.id!r} {record.file_name} {record.width} {record.height}".encode())
@@ -36,7 +37,7 @@ def split_fingerprint(split: Split) -> str:
     return split.fingerprint
 
 
-def file_digests(split: Split) -> list[bytes]:
+def file_digests(split: Split, tell: Tell = silent) -> list[bytes]:
     """The digest of every image's bytes. A file whose size, times and inode are those of last time is taken for unchanged.
 
     What is known is kept in the cache folder; without it everything is read again.
@@ -59,7 +60,8 @@ def file_digests(split: Split) -> list[bytes]:
         return path, state, content, True
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and hashing leave the interpreter's lock
-        rows = list(pool.map(digest_of, split.images))
+        read = pool.map(digest_of, split.images)
+        rows = list(told(read, len(split.images), f"reading the images of {split.annotations.name}", tell))
     if any(is_new for *_, is_new in rows):
         settled = {
             path: [state, content]

@@ -6,7 +6,7 @@ Both give the same bytes: the files are decoded onto the canvas by the code that
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class PackedFiles:
         self._open: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
-    def pack(cls, paths: Sequence[Path], folder: Path) -> None:
+    def pack(cls, paths: Iterable[Path], folder: Path) -> None:
         """Writes the bytes of `paths` one after another, and where each begins."""
         offsets = [0]
         with (folder / PACKED_BYTES).open("wb") as file:

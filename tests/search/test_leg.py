@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,22 @@ def test_a_full_disk_interrupts_the_leg_and_the_same_leg_goes_on_with_room(study
     assert (report["outcome"], report["storage_trouble"]) == ("interrupted", "is full")
     assert not (folder / ERROR).exists()
     (folder / file).unlink()
+    assert LegRunner(leg(1), study).step()["outcome"] == "reached"
+
+
+def test_a_node_without_room_for_images_interrupts_the_leg_and_names_itself(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("search.leg._OPEN_DATA", {})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        report = LegRunner(leg(1), study).step()
+    assert (report["outcome"], report["storage_trouble"]) == ("interrupted", "finds no room for its images on a node")
+    assert report["reason"].startswith(f"node {socket.gethostname()}: ")
+    assert str(Path(study["folder"]) / "cache") in report["reason"]
     assert LegRunner(leg(1), study).step()["outcome"] == "reached"
 
 

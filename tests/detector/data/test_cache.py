@@ -13,12 +13,10 @@ from PIL import Image
 
 from detector.data import cache, places
 from detector.data.cache import CachedSplit, cached_split
-from detector.data.cache_rule import CacheRule
-from detector.data.dataset import DataError
+from detector.data.dataset import DataError, NoRoomError
 from detector.data.fingerprint import split_fingerprint
 from detector.data.letterbox import PADDING_VALUE, letterbox_size
 from detector.data.places import cache_home
-from search.journal import storage_trouble
 from tests.detector.data.conftest import HEIGHT, WIDTH, CocoFolder
 
 CANVAS = (64, 128)
@@ -273,31 +271,6 @@ def test_a_bad_image_is_found_before_training_in_any_mode(folder: CocoFolder) ->
         assert len(kept) == len(kept.images[np.arange(2)]) == 2
 
 
-def test_what_is_decoded_already_is_not_asked_of_the_disk_again(
-    folder: CocoFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = folder.load()
-    monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 0)
-    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS])[0] == "off"
-    for split in dataset.splits:
-        cached_split(split, CANVAS)
-    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS])[0] == "decoded"
-    one_more = 4 * 64 * 64 * 3  # of another canvas
-    monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 2 * one_more)
-    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS, (64, 64)])[0] == "decoded"
-    monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 2 * one_more - 2)
-    assert cache.settle_cache(CacheRule(), dataset.splits, [CANVAS, (64, 64)])[0] != "decoded"
-
-
-def test_what_skip_bad_leaves_out_is_not_kept_twice(folder: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder.images / "b.png").write_bytes(b"no image")
-    split = folder.load().train
-    cached_split(split, CANVAS, skip_bad=True)
-    assert len(list((cache_home() / "decoded").glob("*/images.npy"))) == 1
-    monkeypatch.setattr(cache, "free_disk_bytes", lambda _: 0)
-    assert cache.settle_cache(CacheRule(), [folder.load().train], [CANVAS])[0] == "decoded"
-
-
 def test_a_disk_without_room_is_told_before_anything_is_written(
     folder: CocoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,9 +278,8 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache.os, "posix_fallocate", full)
-    with pytest.raises(DataError, match="must hold the kept images .No space left.*--cache encoded or off") as told:
+    with pytest.raises(NoRoomError, match="must hold the kept images .No space left.*--cache encoded or off"):
         build(folder)
-    assert storage_trouble(told.value) == "is full", "a leg pauses its study over it"
     assert not list(cache_home().rglob("*.unfinished")), "what it had taken is free again"
     monkeypatch.undo()
     assert len(build(folder)) == 3

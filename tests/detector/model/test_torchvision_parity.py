@@ -8,41 +8,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 
+from benchmarks.torchvision_twin import AS_TORCHVISION, twin_of
 from detector.config import DetectorConfig
 from detector.model.detector import Detector, Targets
 from tests.detector.model.test_box_coding import random_boxes
 
 NUM_CLASSES, HEIGHT, WIDTH = 8, 128, 512
-# torchvision.models.detection.retinanet._default_anchorgen
-SIZES = tuple(
-    (float(x), float(int(x * 2 ** (1.0 / 3))), float(int(x * 2 ** (2.0 / 3)))) for x in (32, 64, 128, 256, 512)
-)
-
-CONFIG = DetectorConfig(
-    image_size_px=(HEIGHT, WIDTH),
-    trunk="resnet50",
-    trunk_width=1.0,
-    norm="frozen",
-    neck_levels=(3, 4, 5),
-    neck_channels=256,
-    extra_levels=2,
-    extra_levels_from="neck",  # torchvision's LastLevelP6P7(256, 256) reads P5
-    head_depth=4,
-    head_channels=256,
-    anchor_sizes=SIZES,
-    anchor_scales=(1.0,),
-    anchor_ratios=(0.5, 1.0, 2.0),
-    anchor_offset=0.0,
-    anchor_rounding=True,
-    match_iou_high=0.5,
-    match_iou_low=0.4,
-    match_force_best=True,
-    focal_gamma=2.0,
-    focal_alpha=0.25,
-    box_loss="smooth_l1",
-    smooth_l1_beta=0.0,
-    loss_normalization="image",
-)
+CONFIG = DetectorConfig(**{**AS_TORCHVISION, "image_size_px": (HEIGHT, WIDTH), "norm": "frozen"})
 
 
 def batch_images() -> Tensor:
@@ -66,31 +38,6 @@ def reference() -> RetinaNet:
     with torch.no_grad():
         model.backbone.train()(batch_images())  # one pass sets the running statistics
     return model.eval()
-
-
-def ours_from(reference: RetinaNet) -> Detector:
-    """Our detector holding every weight of torchvision's."""
-    names = {
-        "backbone.body.": "trunk.",
-        "head.classification_head.cls_logits.": "head.classification.0.output.",
-        "head.regression_head.bbox_reg.": "head.regression.0.output.",
-        "backbone.fpn.extra_blocks.p6.": "neck.extra.convs.0.",
-        "backbone.fpn.extra_blocks.p7.": "neck.extra.convs.1.",
-    }
-    for n in range(3):
-        names[f"backbone.fpn.inner_blocks.{n}.0."] = f"neck.lateral.{n}."
-        names[f"backbone.fpn.layer_blocks.{n}.0."] = f"neck.output.{n}."
-    for n in range(4):
-        names[f"head.classification_head.conv.{n}.0."] = f"head.classification.0.convs.{n}."
-        names[f"head.regression_head.conv.{n}.0."] = f"head.regression.0.convs.{n}."
-    state = {}
-    for key, value in reference.state_dict().items():
-        if not key.endswith("num_batches_tracked"):
-            prefix = next(prefix for prefix in names if key.startswith(prefix))
-            state[names[prefix] + key.removeprefix(prefix)] = value
-    model = Detector(CONFIG, NUM_CLASSES)
-    model.load_state_dict(state, strict=True)
-    return model
 
 
 def target_rows(*counts: int) -> list[dict[str, Tensor]]:
@@ -121,7 +68,7 @@ def both(reference: RetinaNet) -> tuple[RetinaNet, Detector, dict[str, Tensor], 
         maps = list(reference.backbone(batch_images()).values())
         outputs = reference.head(maps)
         anchors = reference.anchor_generator(ImageList(batch_images(), [(HEIGHT, WIDTH)] * 3), maps)
-    return reference, ours_from(reference), outputs, anchors
+    return reference, twin_of(reference, CONFIG, NUM_CLASSES), outputs, anchors
 
 
 def test_anchors_are_torchvisions(both) -> None:  # type: ignore[no-untyped-def]
