@@ -7,8 +7,10 @@ import functools
 import importlib
 import logging
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +233,36 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), CONNECT_WITHIN_S).close()
+
+
+class RaySession:
+    """Ray for one study: started once, where that suits, and ended with the `with` block at the latest."""
+
+    def __init__(self) -> None:
+        self._ray: Any = None
+        self._temp_dir = ""
+
+    def __enter__(self) -> RaySession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, resources: Resources) -> Any:
+        """The module ray, running."""
+        if self._ray is None:
+            self._temp_dir = tempfile.mkdtemp(prefix="ds-")  # short: Ray's socket paths must stay under 107 characters
+            self._ray = start_ray(resources, self._temp_dir)
+        return self._ray
+
+    def stop(self) -> None:
+        """Ends it, if it runs."""
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = None
+        if self._temp_dir:
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
+            self._temp_dir = ""
 
 
 def start_ray(resources: Resources, temp_dir: str) -> Any:

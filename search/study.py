@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +33,7 @@ from search.optuna_export import write_optuna_database
 from search.plan import Study, make_plan, resources_of, write_plan
 from search.progress import Progress
 from search.requests import Inbox, drop_old_stops
-from search.resources import joins_cluster, start_ray
+from search.resources import RaySession, joins_cluster
 from search.resume import EDITED, EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
@@ -74,30 +72,29 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    sizer = Sizer()
-    try:
+    with contextlib.closing(Sizer()) as sizer, RaySession() as session:  # a user's mistake need not wait for torch
         study = resume_plan(options, say) if options.resume else make_plan(options, say)
+        if not (options.dry_run or shares_gpu(study, options)):
+            session.start(study.resources)  # while the sizer still imports torch
         problem = sizer.problem()
         if problem:
             raise StudyError(problem)
         share_devices(study, options, sizer)
-    finally:
-        sizer.close()  # a user's mistake need not wait for torch
-    scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
-    expected = simulate(scheduler, study.plan["trials"], study.resources.slots, [1.0])
-    print_plan(study, expected, say)
-    check_parts(study, say)
-    if options.dry_run:
-        print_forecast(study, scheduler, say)
-        return StudyResult(study.folder, {}, EXIT_DONE)
-    if not study.resumed:
-        try:
-            write_plan(study)
-        except OSError as error:
-            raise StudyError(
-                f"{study.link or study.folder}: must be a place that can be written to; it said: {error.strerror or error}"
-            ) from None
-    return _search(study, scheduler, expected, options, started, console, say)
+        scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
+        expected = simulate(scheduler, study.plan["trials"], study.resources.slots, [1.0])
+        print_plan(study, expected, say)
+        check_parts(study, say)
+        if options.dry_run:
+            print_forecast(study, scheduler, say)
+            return StudyResult(study.folder, {}, EXIT_DONE)
+        if not study.resumed:
+            try:
+                write_plan(study)
+            except OSError as error:
+                raise StudyError(
+                    f"{study.link or study.folder}: must be a place that can be written to; it said: {error.strerror or error}"
+                ) from None
+        return _search(study, scheduler, expected, options, started, session, console, say)
 
 
 def settle_storage(options: Options) -> Options:
@@ -139,10 +136,14 @@ def check_parts(study: Study, say: Any) -> None:
     KnownElsewhere.of(plan, plan["reuse"])
 
 
+def shares_gpu(study: Study, options: Options) -> bool:
+    """Whether trials' shares of a GPU follow from what the largest configuration needs."""
+    return options.gpus_per_trial == AUTO and study.plan["profile"] == "gpu"
+
+
 def share_devices(study: Study, options: Options, sizer: Sizer) -> None:
     """Takes what the largest configuration needs into the plan: its checkpoints, and with `auto` its share of a GPU."""
-    auto = options.gpus_per_trial == AUTO and study.plan["profile"] == "gpu"
-    told = sizer.measure(study.space, len(study.plan["dataset"]["classes"]), with_memory=auto)
+    told = sizer.measure(study.space, len(study.plan["dataset"]["classes"]), with_memory=shares_gpu(study, options))
     study.checkpoint_bytes = told.get("checkpoint_bytes", 0)
     if "peak_bytes" in told:
         share = gpu_fraction(told["peak_bytes"], told["device_bytes"])
@@ -150,8 +151,9 @@ def share_devices(study: Study, options: Options, sizer: Sizer) -> None:
 
 
 def _search(
-    study: Study, scheduler: Scheduler, expected: Forecast, options: Options, started: float, console: Console, say: Any
-) -> StudyResult:
+    study: Study, scheduler: Scheduler, expected: Forecast, options: Options, started: float, session: RaySession,
+    console: Console, say: Any,
+) -> StudyResult:  # fmt: skip
     plan, resources = study.plan, study.resources
     journal = hold_journal(study)
     try:
@@ -164,7 +166,7 @@ def _search(
         drop_old_stops(study.store)
         if study.extend_to:
             engine.extend(study.extend_to)
-        interrupted = _run_legs(study, engine, journal, expected, console)
+        interrupted = _run_legs(study, engine, journal, expected, session, console)
         if engine.storage_trouble:
             return _paused(study, engine.storage_trouble, engine.storage_reason, say)
         if study.steps and not interrupted:
@@ -261,10 +263,11 @@ def engine_of(study: Study, state: StudyState, journal: Journal, scheduler: Sche
     )  # fmt: skip
 
 
-def _run_legs(study: Study, engine: Engine, journal: Journal, expected: Forecast, console: Console) -> bool:
-    """Starts Ray, trains until the engine is done; returns whether the user interrupted."""
-    temp_dir = tempfile.mkdtemp(prefix="ds-")  # short: Ray's socket paths must stay under 107 characters
-    ray = start_ray(study.resources, temp_dir)
+def _run_legs(
+    study: Study, engine: Engine, journal: Journal, expected: Forecast, session: RaySession, console: Console
+) -> bool:
+    """Trains until the engine is done, and ends Ray; returns whether the user interrupted."""
+    ray = session.start(study.resources)
     from search.placement import run_legs
 
     if joins_cluster():
@@ -307,5 +310,4 @@ def _run_legs(study: Study, engine: Engine, journal: Journal, expected: Forecast
             return run_legs(engine, context, study.resources, Inbox(engine, study.store), on_change)
     finally:
         events.close()
-        ray.shutdown()
-        shutil.rmtree(temp_dir, ignore_errors=True)
+        session.stop()
