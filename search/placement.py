@@ -1,7 +1,7 @@
 """Runs an engine's legs on Ray Tune: a Tune trial is one leg, Tune places it, the engine decides what it is.
 
 Tune's scheduler is FIFO and its own state is never read again: a study resumes from the journal. Import this module
-after `resources.start_ray`, which sets what ray reads when it is imported.
+after `ray_session.start_ray`, which sets what ray reads when it is imported.
 """
 
 from __future__ import annotations

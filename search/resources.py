@@ -1,27 +1,20 @@
-"""What a study may use: slots, threads, devices; and Ray started so that nothing listens beyond this machine."""
+"""What a study may use of this machine or a cluster: slots, threads, devices."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib
-import logging
+import math
 import os
-import shutil
-import socket
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-CONNECT_WITHIN_S = 10.0
+from search.ray_session import join_cluster, joins_cluster
+
 CLUSTER_FILE = "~/ray_bootstrap_config.yaml"  # what `ray up` leaves on a head node for its autoscaler
 ACCELERATOR = "accelerator_type:"  # the resource by which Ray tells GPUs apart
-OBJECT_STORE_BYTES = 128 * 1024 * 1024  # only small reports travel; images come from the memory-mapped cache
 
 
 @dataclass(frozen=True)
@@ -46,6 +39,16 @@ class Resources:
     def torch_device(self) -> str | None:
         """What a trainer is told: cpu where trials get no GPU, though there may be one; None for its own choice."""
         return None if self.gpus_per_trial else "cpu"
+
+    @property
+    def cores(self) -> int:
+        """Whole cores of all slots."""
+        return max(1, math.ceil(self.slots * self.cpus_per_trial - 0.001))
+
+    @property
+    def gpus_here(self) -> int:
+        """This machine's GPUs, where trials want some."""
+        return count_gpus()[0] if self.gpus_per_trial else 0
 
     def describe(self) -> str:
         each = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
@@ -190,121 +193,3 @@ def _fit(node: Node, per_cpu: float, per_gpu: float) -> int:
         return by_cores
     # A fraction of a GPU packs whole trials onto each; several GPUs per trial share the total.
     return min(by_cores, node.gpus * int(1 / per_gpu) if per_gpu < 1 else int(node.gpus // per_gpu))
-
-
-def joins_cluster() -> bool:
-    """Whether the user's environment names a cluster: RAY_ADDRESS, e.g. auto on its head node."""
-    return bool(os.environ.get("RAY_ADDRESS"))
-
-
-def _quiet_environment() -> None:
-    """What ray reads when it is imported or started, here and on a cluster."""
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # result.json and CSV of every leg: the journal has it
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "100000"  # Tune's own state is not what we resume from
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # placement.Interruption is the one handler
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its banner ignores verbose=0
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-
-
-def join_cluster() -> Any:
-    """Connects to the cluster that RAY_ADDRESS names, once; returns ray.
-
-    Raises: ValueError where there is none.
-    """
-    _quiet_environment()
-    import ray
-
-    if not ray.is_initialized():
-        try:
-            _knock(os.environ["RAY_ADDRESS"])
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError) as error:
-            told = str(error).splitlines()[0]
-            raise ValueError(
-                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: must be a running Ray cluster; {told}. Unset it to run on this machine"
-            ) from None
-    return ray
-
-
-def _knock(address: str) -> None:
-    """Raises: OSError where nothing listens at host:port; Ray itself would go on trying for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), CONNECT_WITHIN_S).close()
-
-
-class RaySession:
-    """Ray for one study: started once, where that suits, and ended with the `with` block at the latest."""
-
-    def __init__(self) -> None:
-        self._ray: Any = None
-        self._temp_dir = ""
-
-    def __enter__(self) -> RaySession:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self, resources: Resources) -> Any:
-        """The module ray, running."""
-        if self._ray is None:
-            self._temp_dir = tempfile.mkdtemp(prefix="ds-")  # short: Ray's socket paths must stay under 107 characters
-            self._ray = start_ray(resources, self._temp_dir)
-        return self._ray
-
-    def stop(self) -> None:
-        """Ends it, if it runs."""
-        if self._ray is not None:
-            self._ray.shutdown()
-            self._ray = None
-        if self._temp_dir:
-            shutil.rmtree(self._temp_dir, ignore_errors=True)
-            self._temp_dir = ""
-
-
-def start_ray(resources: Resources, temp_dir: str) -> Any:
-    """Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names; returns the module.
-
-    On one machine every listener is put on 127.0.0.1 by a switch that must be set before ray is imported; only with
-    that may its token check be off (a local start would write a token file into the home directory).
-    """
-    if joins_cluster():
-        return join_cluster()
-    _quiet_environment()
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    import ray
-
-    with _daemons_in_sessions_of_their_own():
-        ray.init(
-            num_cpus=max(1, int(resources.slots * resources.cpus_per_trial + 0.999)),
-            num_gpus=count_gpus()[0] if resources.gpus_per_trial else 0,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=temp_dir,
-            configure_logging=True,
-        )
-    return ray
-
-
-@contextlib.contextmanager
-def _daemons_in_sessions_of_their_own() -> Iterator[None]:
-    """Inside, Ray's daemons leave our process group: a signal to all of it (by a terminal, `timeout` or a batch system)
-    is ours to answer, and with Ray gone first the study could end nothing in order.
-
-    Ray has no setting for it; a Ray that starts its daemons in another way leaves them where they are.
-    """
-    services: Any = importlib.import_module("ray._private.services")
-    starter = getattr(services, "ConsolePopen", None)
-    if starter is not None:
-        services.ConsolePopen = functools.partial(starter, start_new_session=True)
-    try:
-        yield
-    finally:
-        if starter is not None:
-            services.ConsolePopen = starter

@@ -32,8 +32,8 @@ from search.options import AUTO, DEFAULT_MAX_FAILURES, DEFAULT_RUNS_DIR, Options
 from search.optuna_export import write_optuna_database
 from search.plan import Study, make_plan, resources_of, write_plan
 from search.progress import Progress
+from search.ray_session import RaySession, joins_cluster
 from search.requests import Inbox, drop_old_stops
-from search.resources import RaySession, joins_cluster
 from search.resume import EDITED, EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
@@ -75,7 +75,7 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
     with contextlib.closing(Sizer()) as sizer, RaySession() as session:  # a user's mistake need not wait for torch
         study = resume_plan(options, say) if options.resume else make_plan(options, say)
         if not (options.dry_run or shares_gpu(study, options)):
-            session.start(study.resources)  # while the sizer still imports torch
+            session.start(study.resources.cores, study.resources.gpus_here)  # while the sizer still imports torch
         problem = sizer.problem()
         if problem:
             raise StudyError(problem)
@@ -267,7 +267,7 @@ def _run_legs(
     study: Study, engine: Engine, journal: Journal, expected: Forecast, session: RaySession, console: Console
 ) -> bool:
     """Trains until the engine is done, and ends Ray; returns whether the user interrupted."""
-    ray = session.start(study.resources)
+    ray = session.start(study.resources.cores, study.resources.gpus_here)
     from search.placement import run_legs
 
     if joins_cluster():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,33 +175,3 @@ def test_describe_says_slots_threads_and_device() -> None:
         Resources(4, 8.0, 0.5, 8, 32, "NVIDIA H100").describe()
         == "4 trials at a time, 8 threads and 0.5 GPU each, on NVIDIA H100"
     )
-
-
-SESSION = """
-from pathlib import Path
-from search.resources import RaySession, Resources
-one = Resources(1, 1.0, 0.0, 1, 1, "CPU")
-with RaySession() as session:
-    ray = session.start(one)
-    assert ray.is_initialized()
-    assert session.start(one) is ray  # a second start would raise: Ray refuses to start twice
-    folder = Path(session._temp_dir)
-    assert folder.is_dir()
-assert not ray.is_initialized()
-assert not folder.exists()
-with RaySession() as session:
-    session.stop()  # what was never started may be stopped
-try:
-    with RaySession() as session:
-        session.start(one)
-        folder = Path(session._temp_dir)
-        raise KeyError("a user's mistake, found while Ray runs")
-except KeyError:
-    pass
-assert not ray.is_initialized()
-assert not folder.exists()
-"""
-
-
-def test_a_session_starts_ray_once_and_leaves_nothing() -> None:
-    subprocess.run([sys.executable, "-c", SESSION], check=True, timeout=120, cwd=Path(__file__).parents[2])
