@@ -120,11 +120,13 @@ def _check_place(study: Study, options: Options) -> None:
     folder, name = study.folder, study.plan["name"]
     if not all(part.is_dir() for part in (folder, *folder.parents) if part.exists()):
         raise StudyError(f"--runs-dir {options.runs_dir}: must be a folder, or one that can be made")
-    for place, taken in ((folder, (folder / PLAN_NAME).exists()), (study.link, bool(study.link) and study.store.get(PLAN_NAME) is not None)):  # fmt: skip
-        if taken:
-            raise StudyError(
-                f"{place} holds a study already; continue it with --resume --name {name}, or choose another --name"
-            )
+    taken = str(folder) if (folder / PLAN_NAME).exists() else ""
+    if study.link and study.store.get(PLAN_NAME) is not None:
+        taken = study.link
+    if taken:
+        raise StudyError(
+            f"{taken} holds a study already; continue it with --resume --name {name}, or choose another --name"
+        )
 
 
 def _settle_search(options: Options, given: Given) -> dict[str, Any]:

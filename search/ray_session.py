@@ -9,8 +9,9 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 CONNECT_WITHIN_S = 10.0
@@ -61,7 +62,7 @@ def _knock(address: str) -> None:
 
 
 class RaySession:
-    """Ray for one study: started once, where that suits, and ended with the `with` block at the latest."""
+    """Ray for one study: started by the first `start`, ended by `stop` or with the `with` block."""
 
     def __init__(self) -> None:
         self._ray: Any = None
@@ -73,13 +74,18 @@ class RaySession:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, cores: int, gpus: int) -> Any:
+    def start(self, cores: int, gpus: Callable[[], int]) -> Any:
         """The module ray, running: with so much of this machine, or on the cluster that there is."""
         if self._ray is None and joins_cluster():
             self._ray = join_cluster()
         elif self._ray is None:
             self._temp_dir = tempfile.mkdtemp(prefix="ds-")  # short: Ray's socket paths must stay under 107 characters
-            self._ray = start_ray(cores, gpus, self._temp_dir)
+            try:
+                self._ray = start_ray(cores, gpus(), self._temp_dir)
+            except BaseException:
+                if "ray" in sys.modules:  # half started, its daemons may be up
+                    sys.modules["ray"].shutdown()
+                raise
         return self._ray
 
     def stop(self) -> None:

@@ -45,9 +45,8 @@ class Resources:
         """Whole cores of all slots."""
         return max(1, math.ceil(self.slots * self.cpus_per_trial - 0.001))
 
-    @property
     def gpus_here(self) -> int:
-        """This machine's GPUs, where trials want some."""
+        """This machine's GPUs, where trials want some; asks the driver."""
         return count_gpus()[0] if self.gpus_per_trial else 0
 
     def describe(self) -> str:

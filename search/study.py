@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,8 +75,9 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
 
     with contextlib.closing(Sizer()) as sizer, RaySession() as session:  # a user's mistake need not wait for torch
         study = resume_plan(options, say) if options.resume else make_plan(options, say)
-        if not (options.dry_run or shares_gpu(study, options)):
-            session.start(study.resources.cores, study.resources.gpus_here)  # while the sizer still imports torch
+        check_parts(study, say)
+        if not (options.dry_run or study.resumed or shares_gpu(study, options)):
+            start_early(session, study)  # while the sizer still imports torch
         problem = sizer.problem()
         if problem:
             raise StudyError(problem)
@@ -83,7 +85,6 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
         scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
         expected = simulate(scheduler, study.plan["trials"], study.resources.slots, [1.0])
         print_plan(study, expected, say)
-        check_parts(study, say)
         if options.dry_run:
             print_forecast(study, scheduler, say)
             return StudyResult(study.folder, {}, EXIT_DONE)
@@ -114,6 +115,19 @@ def settle_storage(options: Options) -> Options:
             f"--storage {options.storage} and --runs-dir {options.runs_dir}: one folder holds the studies; give one of them"
         )
     return replace(options, runs_dir=options.storage, storage=None)
+
+
+def start_early(session: RaySession, study: Study) -> None:
+    """Starts Ray before the study is written down: a new one, which no other search can be running.
+
+    Raises: StudyError where this machine has no room for Ray.
+    """
+    try:
+        session.start(study.resources.cores, study.resources.gpus_here)
+    except OSError as error:
+        raise StudyError(
+            f"{tempfile.gettempdir()}: must be a place where Ray can write; it said: {error}. Make room there, or set TMPDIR"
+        ) from None
 
 
 def check_parts(study: Study, say: Any) -> None:

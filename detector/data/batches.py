@@ -17,7 +17,7 @@ from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from detector.data.images import stream
 from detector.data.keeping import keep_dataset
-from detector.data.on_the_way import Tell, silent
+from detector.data.progress_lines import Tell, silent
 from detector.model.detector import Targets
 
 # torchvision's constants for its ImageNet weights.

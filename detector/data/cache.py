@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from detector.data.dataset import DataError, ImageRecord, NoRoomError, Split, pr
 from detector.data.fingerprint import split_fingerprint
 from detector.data.images import PackedFiles, StreamedImages
 from detector.data.letterbox import letterbox, open_rgb
-from detector.data.on_the_way import Tell, silent, told
 from detector.data.places import cache_home, exclusive_lock
+from detector.data.progress_lines import Tell, silent, told
 
 FORMAT = 1  # goes up when the files below change meaning
 
@@ -39,14 +40,14 @@ class CachedSplit:
     labels: np.ndarray  # (N, M) int64, -1 in padding
     channel_mean: list[float]  # 0..1
     channel_std: list[float]
-    kept: Kept
+    kept: HowKept
 
     def __len__(self) -> int:
         return len(self.images)
 
 
 @dataclass(frozen=True)
-class Kept:
+class HowKept:
     """How a split's images are kept, and what that costs."""
 
     mode: str  # decoded, encoded or off
@@ -91,12 +92,12 @@ def cached_split(
     Every image is decoded once in any mode: that it can be, and the channels' statistics, do not depend on the mode. One
     process builds, others wait; a build that died half-way is thrown away by the next. `tell` hears how far it is.
 
-    Raises: DataError naming the images that cannot be read or differ from their annotated size.
+    Raises: DataError naming the images that cannot be read or differ from their annotated size; NoRoomError.
     """
     fingerprint = split_fingerprint(split, tell)
     places = Places.of(fingerprint, canvas)
     if not places.is_whole(mode):
-        with exclusive_lock(places.decoded.with_suffix(".lock")):
+        with telling_no_room(cache_home()), exclusive_lock(places.decoded.with_suffix(".lock")):
             _build(mode, split, canvas, places, tell)
     meta = places.meta()
     assert meta is not None, places
@@ -112,10 +113,7 @@ def cached_split(
 
 
 def _build(mode: str, split: Split, canvas: tuple[int, int], places: Places, tell: Tell) -> None:
-    """Makes what a mode needs and is not there.
-
-    Raises: NoRoomError where the disk is too full for it.
-    """
+    """Makes what a mode needs and is not there."""
     if mode == "decoded" and not places.is_whole("decoded"):
         _make(places.decoded, lambda folder: _decode_all(split, canvas, folder, True, tell))
     elif mode != "decoded" and places.meta() is None:
@@ -131,26 +129,34 @@ def _build(mode: str, split: Split, canvas: tuple[int, int], places: Places, tel
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    """A folder that is there whole or not at all.
-
-    Raises: NoRoomError where the disk is too full for it; what it had taken is free again.
-    """
+    """A folder that is there whole or not at all; what half of it had taken is free again."""
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     try:
+        unfinished.mkdir(parents=True)
         fill(unfinished)
-    except BaseException as error:
+        unfinished.rename(folder)
+    except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoRoomError(
-                error.errno,
-                f"the disk must hold the kept images ({error.strerror}). Free some, set XDG_CACHE_HOME to another disk, or keep "
-                "less with --cache encoded or off",
-                str(folder.parent),
-            ) from None
         raise
-    unfinished.rename(folder)
+
+
+@contextmanager
+def telling_no_room(place: Path) -> Iterator[None]:
+    """Raises: NoRoomError for a disk that is too full for what happens inside."""
+    try:
+        yield
+    except NoRoomError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoRoomError(
+            error.errno,
+            f"the disk must hold the kept images ({error.strerror}). Free some, set XDG_CACHE_HOME to another disk, or keep less "
+            "with --cache encoded or off",
+            str(place),
+        ) from None
 
 
 def _decode_all(split: Split, canvas: tuple[int, int], folder: Path, keep: bool, tell: Tell) -> None:
@@ -260,5 +266,5 @@ def _open(
         labels,
         meta["channel_mean"],
         meta["channel_std"],
-        Kept(mode, disk, meta.get("decode_ms", 0.0)),
+        HowKept(mode, disk, meta.get("decode_ms", 0.0)),
     )

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from detector.data.dataset import DataError, ImageRecord, Split
-from detector.data.on_the_way import Tell, silent, told
 from detector.data.places import cache_home
+from detector.data.progress_lines import Tell, silent, told
 
 DIGEST_BYTES = 16
 SETTLED_S = 2.0  # a file younger than this may change once more within its clock's tick (git calls such files racy)
@@ -49,8 +49,8 @@ def file_digests(split: Split, tell: Tell = silent) -> list[bytes]:
     def digest_of(record: ImageRecord) -> tuple[str, list[int], str, bool]:
         path = str(record.path)
         try:
-            told = os.stat(path)
-            state = [told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino]
+            now_there = os.stat(path)
+            state = [now_there.st_size, now_there.st_mtime_ns, now_there.st_ctime_ns, now_there.st_ino]
             before = known.get(path)
             if before and before[0] == state:
                 return path, state, before[1], False

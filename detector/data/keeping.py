@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from detector.data.cache import CachedSplit, Places, cached_split
+from detector.data.cache import CachedSplit, Places, cached_split, telling_no_room
 from detector.data.cache_rule import CacheRule, Need, Room, settle
 from detector.data.dataset import DataError, DetectionDataset, Split
 from detector.data.fingerprint import split_fingerprint
-from detector.data.on_the_way import Tell, silent
 from detector.data.places import SETTLING, cache_home, exclusive_lock, free_disk_bytes, free_memory_bytes
+from detector.data.progress_lines import Tell, silent
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def keep_dataset(
     extended: Split | None = None,
     tell: Tell = silent,
 ) -> KeptDataset:
-    """Makes or finds all splits on every canvas (height, width); the dataset's own are those without bad images then.
+    """Makes or finds all splits on every canvas (height, width). Afterwards `dataset` holds them without their bad images.
 
     `extended`: the training images with more, on the first canvas alone. `tell` hears how far it is.
 
@@ -39,9 +39,13 @@ def keep_dataset(
     """
     splits = {"train": dataset.train, "val": dataset.val, **({"test": dataset.test} if dataset.test else {})}
     more = {"extended": extended} if extended else {}
-    for split in (*splits.values(), *more.values()):
-        split_fingerprint(split, tell)  # the first thing that takes long
-    with exclusive_lock(cache_home() / SETTLING):
+
+    def waiting() -> None:
+        tell(f"waiting for another process that keeps images in {cache_home()}")
+
+    with telling_no_room(cache_home()), exclusive_lock(cache_home() / SETTLING, waiting):
+        for split in (*splits.values(), *more.values()):
+            split_fingerprint(split, tell)  # one process reads them all, the others find it in what that leaves
         mode, why = settle_cache(rule, [*splits.values(), *more.values()], canvases)
         disk, caches = 0, {}
         for canvas in reversed(canvases):  # the first one's stay

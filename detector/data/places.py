@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,11 +21,16 @@ def cache_home() -> Path:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Holds an advisory lock that the kernel drops when this process dies."""
+def exclusive_lock(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+    """Holds an advisory lock that the kernel drops when this process dies; `waiting` is called where another holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -1,6 +1,6 @@
 """Memory of large tensors taken again once nobody holds them: a fresh block has each of its pages cleared by the kernel.
 
-glibc gives a block of more than 32 MB back to the kernel as soon as it is freed, whatever it is told.
+glibc gives a block back to the kernel as soon as it is freed where it is larger than its mmap threshold, 32 MB at most.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class RecycledMemory:
-    """Gives float tensors on the CPU, in memory that it gave before where all tensors of that are gone."""
+    """Gives float tensors on the CPU, in blocks that it gave before where all tensors of those are gone."""
 
     def __init__(self) -> None:
         self._blocks: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []  # each with its last user

@@ -7,16 +7,23 @@ import csv
 import ipaddress
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 
 from detector.config import DetectorConfig
+from search.options import StudyError
+from search.ray_session import RaySession
+from search.resources import Resources
+from search.study import start_early
 from tests.running import (
     STOP_TIMEOUT,
     STUDY_TIMEOUT,
@@ -210,3 +217,10 @@ def test_a_users_mistake_is_one_message_and_exit_2(
     assert status == 2, text
     assert re.search(rf"^error: .*{said}", text, re.MULTILINE | re.DOTALL), text
     assert not (tmp_path / "runs").exists(), "nothing is written for a mistake"
+
+
+def test_a_place_where_ray_cannot_write_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    study: Any = SimpleNamespace(resources=Resources(1, 1.0, 0.0, 1, 1, "CPU"))
+    with RaySession() as session, pytest.raises(StudyError, match="gone: must be a place where Ray can write.*TMPDIR"):
+        start_early(session, study)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import threading
+from typing import Any
+
 import pytest
 
 from detector.data import keeping
 from detector.data.cache import cached_split
 from detector.data.cache_rule import CacheRule
+from detector.data.dataset import NoRoomError
 from detector.data.keeping import decoded_bytes, keep_dataset, settle_cache
-from detector.data.places import cache_home
+from detector.data.places import SETTLING, cache_home, exclusive_lock
 from tests.detector.data.conftest import CocoFolder
 
 CANVAS = (48, 64)
@@ -77,7 +83,7 @@ def test_bad_images_leave_the_dataset_where_they_may_be_skipped(folder: CocoFold
 
 
 def test_who_waits_hears_how_far_it_is(folder: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detector.data.on_the_way.EVERY_S", 0.0)
+    monkeypatch.setattr("detector.data.progress_lines.EVERY_S", 0.0)
     heard: list[str] = []
     keep_dataset(folder.load(), [CANVAS], CacheRule("encoded"), tell=heard.append)
     for what in ("reading", "decoding", "packing"):
@@ -87,3 +93,56 @@ def test_who_waits_hears_how_far_it_is(folder: CocoFolder, monkeypatch: pytest.M
     heard.clear()
     keep_dataset(folder.load(), [CANVAS], CacheRule("encoded"), tell=heard.append)
     assert not [line for line in heard if not line.startswith("reading")], "what is there is not made again"
+
+
+def test_one_process_at_a_time_reads_what_identifies_the_images(
+    folder: CocoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many start at once on a fresh node: the first one's digests serve all."""
+    real, held = keeping.split_fingerprint, []
+
+    def noted(*given: Any) -> str:
+        with (cache_home() / SETTLING).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(True)
+        return real(*given)
+
+    monkeypatch.setattr(keeping, "split_fingerprint", noted)
+    keep_dataset(folder.load(), [CANVAS], CacheRule("off"))
+    assert len(held) >= 2, "of train and val"
+    with (cache_home() / SETTLING).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again
+
+
+def test_who_waits_for_another_process_is_told(folder: CocoFolder) -> None:
+    heard: list[str] = []
+    inside, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with exclusive_lock(cache_home() / SETTLING):
+            inside.set()
+            may_end.wait(60)
+
+    def tell(line: str) -> None:
+        heard.append(line)
+        may_end.set()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert inside.wait(60)
+    keep_dataset(folder.load(), [CANVAS], CacheRule("off"), tell=tell)
+    other.join()
+    assert heard == [f"waiting for another process that keeps images in {cache_home()}"]
+
+
+def test_a_disk_too_full_for_a_lock_is_one_without_room_for_images(
+    folder: CocoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keeping, "exclusive_lock", full)
+    with pytest.raises(NoRoomError, match="No space left.*--cache encoded or off"):
+        keep_dataset(folder.load(), [CANVAS], CacheRule())
