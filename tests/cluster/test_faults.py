@@ -75,8 +75,8 @@ def test_a_worker_host_dies(fault: Fault, cluster: Cluster) -> None:
 
 def test_a_host_comes_and_all_others_go(fault: Fault, cluster: Cluster) -> None:
     """The new one gets trials: none but it can bring the study to its end."""
-    command = fault.begin()
     new = cluster.hosts.add("new")
+    command = fault.begin("--trials", "40")  # twelve may be over before the new one has joined
     cluster.hosts.start_worker(new, cluster.head)
     fault.running |= {r["trial"] for r in journal(fault.folder) if r["event"] == "leg_started"}
     cluster.one.kill()
