@@ -8,16 +8,17 @@ from search.storage.store import StorageError, UnfitNodeError
 
 # In words that follow where the study lives.
 IS_FULL = "is full"
+SILENT = "does not answer"
 UNFIT_NODE = "cannot be used on every node"
 NO_ROOM_FOR_IMAGES = "finds no room for its images on a node"
 ERRNOS = {
     IS_FULL: (errno.ENOSPC, errno.EDQUOT),
     "is read-only": (errno.EROFS,),
     "cannot be written to": (errno.EACCES, errno.EPERM),
-    "does not answer": (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    SILENT: (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 }
 REMEDIES = {
-    IS_FULL: "Make room", "does not answer": "Bring it back", UNFIT_NODE: "Mend that",
+    IS_FULL: "Make room", SILENT: "Bring it back", UNFIT_NODE: "Mend that",
     NO_ROOM_FOR_IMAGES: "Make room there, or add --cache encoded or off",
 }  # fmt: skip
 ELSE = "Make it writable"
@@ -32,7 +33,7 @@ def storage_trouble(error: BaseException | None) -> str:
     if isinstance(error, UnfitNodeError):
         return UNFIT_NODE
     if isinstance(error, StorageError):
-        return "does not answer"
+        return SILENT
     number = error.errno if isinstance(error, OSError) else None
     return next((told for told, numbers in ERRNOS.items() if number in numbers), "")
 
