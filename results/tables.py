@@ -119,13 +119,17 @@ def _last_if_nan(score: float) -> float:
 
 
 def sessions(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The journal parted at each start or resume of the study."""
+    """The journal parted at each start or resume of the study; a driver that takes the lease ends the session before its own."""
     parts: list[list[dict[str, Any]]] = []
+    running: list[dict[str, Any]] | None = None
     for record in records:
-        if record["event"] == "session_started":
-            parts.append([])
-        if parts:
-            parts[-1].append(record)
+        if record["event"] == "lease_taken":
+            running = None
+        elif record["event"] == "session_started":
+            running = []
+            parts.append(running)
+        if running is not None:
+            running.append(record)
     return parts
 
 

@@ -60,6 +60,14 @@ class Story:
     def add(self, event: str, time: float, **values: Any) -> None:
         self.records.append({"event": event, "time": time, **values})
 
+    def start(self, time: float, resumed: bool, slots: int = 2) -> None:
+        """A command's first two lines: started at `time`, it takes the study a second later."""
+        self.add("lease_taken", time + 1.0, host="here", generation=2 if resumed else 1)
+        self.add(
+            "session_started", time + 1.0, started=time, resumed=resumed, slots=slots, threads=1, device="CPU", trials=6,
+            max_hours=None,
+        )  # fmt: skip
+
     def create(self, trial: str, values: dict[str, Any], time: float, role: str = "search", seed: int = 0) -> None:
         config = BASE.with_values(values)
         self.add(
@@ -116,17 +124,7 @@ def story(tmp_path: Path) -> Story:
 @pytest.fixture
 def study(story: Story) -> Path:
     """The folder of the six trials. Sessions: 100 .. 130 and 1000 .. 1040; each epoch took two seconds."""
-    story.add(
-        "session_started",
-        101.0,
-        started=100.0,
-        resumed=False,
-        slots=2,
-        threads=1,
-        device="CPU",
-        trials=6,
-        max_hours=None,
-    )
+    story.start(100.0, resumed=False)
     for trial, start in (("base0001", 102.0), ("best0002", 102.0), ("low00003", 106.0)):
         values, scores, _ = TRIALS[trial]
         story.create(trial, values, start)
@@ -137,17 +135,7 @@ def study(story: Story) -> Path:
     story.train("div00004", [], 1, 114.0, "diverged", to=1)
     story.add("promoted", 116.0, trial="base0001", rung=0, to_epoch=3)
     story.train("base0001", TRIALS["base0001"][1][1:3], 2, 126.0)
-    story.add(
-        "session_started",
-        1001.0,
-        started=1000.0,
-        resumed=True,
-        slots=2,
-        threads=1,
-        device="CPU",
-        trials=6,
-        max_hours=None,
-    )
+    story.start(1000.0, resumed=True)
     story.add("promoted", 1002.0, trial="best0002", rung=1, to_epoch=9)
     story.train("best0002", TRIALS["best0002"][1][3:], 4, 1002.0)
     story.create("fail0005", TRIALS["fail0005"][0], 1014.0)
@@ -185,9 +173,7 @@ def chain(story: Story) -> Path:
         "sampler": "chain",
     }
     (story.folder / "study.json").write_text(json.dumps(plan))
-    story.add(
-        "session_started", 1.0, started=0.0, resumed=False, slots=1, threads=1, device="CPU", trials=6, max_hours=None
-    )
+    story.start(0.0, resumed=False, slots=1)
     values = {step["name"]: step["values"] for step in STEPS}
     for (step, seed), score in SCORES.items():
         trial = f"{step}{seed}"

@@ -160,9 +160,15 @@ class TestSummary:
 
 class TestTimes:
     def test_sessions_part_at_each_start(self, study: Path) -> None:
-        parts = sessions(read_journal(study / "journal.jsonl"))
+        records = read_journal(study / "journal.jsonl")
+        parts = sessions(records)
         assert [part[0]["resumed"] for part in parts] == [False, True]
-        assert sum(map(len, parts)) == len(read_journal(study / "journal.jsonl"))
+        assert [record for part in parts for record in part] == [r for r in records if r["event"] != "lease_taken"]
+
+    def test_a_driver_that_ends_before_its_session_belongs_to_none(self, study: Path) -> None:
+        lease = {"event": "lease_taken", "time": 5000.0, "host": "here", "generation": 3}
+        records = [*read_journal(study / "journal.jsonl"), lease, {"event": "note", "time": 5001.0}]
+        assert sessions(records) == sessions(records[:-2])
 
     def test_wall_seconds_are_the_sessions_not_the_pause_between(self, study: Path) -> None:
         # 100 .. 130 (the base's last epoch, begun at 126, two seconds each) and 1000 .. 1040.
