@@ -202,10 +202,9 @@ def configs_of(
 
 def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row a config."""
-    import torch
+    from detector.process import prepare_process
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    prepare_process(options.threads or None)
     source = DataSource.from_folder(options.data) if options.data else None
     dataset = load_dataset(source) if source else None
     classes = options.classes or (len(dataset.class_names) if dataset else STREET_CLASSES)

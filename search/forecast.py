@@ -114,15 +114,14 @@ def probe_epoch_seconds(
 
 
 def _probe(job: dict[str, Any]) -> list[float]:
-    import torch
-
     from detector.config import DetectorConfig
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
+    from detector.process import prepare_process
     from detector.trainer import Trainer
     from search.probe import probe_seconds
 
-    torch.set_num_threads(job["threads"])
+    prepare_process(job["threads"])
     seconds = []
     for values in job["configs"]:
         config = DetectorConfig.from_dict(values)

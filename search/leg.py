@@ -124,10 +124,11 @@ class LegRunner:
         import torch
 
         from detector.config import DetectorConfig
+        from detector.process import prepare_process
         from detector.profile import reset_peak_memory
         from search.trainers import make_trainer
 
-        torch.set_num_threads(self.threads)
+        prepare_process(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
         data = open_data(self.study, config.image_size_px, config.train_split)
         trainer = make_trainer(
