@@ -31,8 +31,9 @@ DECODED_GIB = IMAGES * HEIGHT * WIDTH * 3 / 2**30
 WAIT_BAR, STEPS, TRIALS = 10.0, 150, 4  # steps of an epoch, of which there are two
 TRAIN = """
 import json, sys, time
+from detector.process import prepare_process
+prepare_process(1)
 import torch
-torch.set_num_threads(1)
 import detector.data.batches as batches_module
 from detector.config import DetectorConfig
 from detector.data.cache_rule import CacheRule
@@ -75,6 +76,8 @@ import sys
 import numpy as np
 import torch
 from detector.data.batches import load_batches, load_training_data
+from detector.process import prepare_process
+prepare_process()
 data = load_training_data(sys.argv[1], (64, 128))
 parts = np.split(np.arange(len(data.train)), range(100, len(data.train), 100))
 print(sum(int(images.sum()) for images, _, _ in load_batches(data.train, parts, torch.device("cpu"))) > 0, flush=True)

@@ -25,6 +25,7 @@ from detector.profile import peak_memory_bytes, processor_name, reset_peak_memor
 
 NOT_MEASURED = "not measured"
 ROUNDS = 5
+WITHOUT_OURS = {"THP_MEM_ALLOC_ENABLE": "0"}  # a variable that importing our detector would set
 OF_A_SIDE = "GiB: peak memory of this process beyond what stood before, without processes that it started"
 OF_ITS_PROCESS = "GiB: peak memory of a side's own process beyond what its imports took"
 IN_TURN = "medians, sides in turn"
@@ -112,22 +113,21 @@ def in_turn_apart(
     once. `environment`: variables of some sides' processes.
     """
     context = multiprocessing.get_context("spawn")
-    pipes, workers = {}, []
-    for name, side in sides.items():
-        pipes[name], other_end = context.Pipe()
-        worker = context.Process(target=_serve, args=(side, device, other_end), daemon=True)
-        with variables(environment.get(name, {})):
-            worker.start()
-        other_end.close()
-        workers.append(worker)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(warmup + rounds):
-        for name, pipe in pipes.items():
-            pipe.send(True)
-            found[name].append(pipe.recv())  # EOFError where its process has failed, which has said why
-    for pipe, worker in zip(pipes.values(), workers, strict=True):
-        pipe.send(False)
-        worker.join()
+    with contextlib.ExitStack() as ends:
+        pipes = {}
+        for name, side in sides.items():
+            pipes[name], other_end = context.Pipe()
+            worker = context.Process(target=_serve, args=(side, device, other_end))
+            with variables(environment.get(name, {})):
+                worker.start()
+            ends.callback(worker.join)
+            ends.callback(pipes[name].close)  # comes first, and ends it
+            other_end.close()
+        for _ in range(warmup + rounds):
+            for name, pipe in pipes.items():
+                pipe.send(None)
+                found[name].append(pipe.recv())  # EOFError where its process has failed, which has said why
     return {
         name: Measured(statistics.median(value for value, _ in rows[warmup:]), max(peak for _, peak in rows))
         for name, rows in found.items()
@@ -138,13 +138,13 @@ def _serve(side: Callable[[], Callable[[], float]], device: str, pipe: Connectio
     """A side's process: (number, peak GiB so far) as often as it is asked."""
     where = torch.device(device)
     before = memory_bytes(where)
-    measure = None
-    while pipe.recv():
-        if measure is None:
-            measure = side()
-            reset_peak_memory(where)  # what it took to get ready is not what training needs
-        value = measure()
-        pipe.send((value, (peak_memory_bytes(where) - before) / 2**30))
+    measure = side()
+    reset_peak_memory(where)  # what it took to get ready is not what is measured
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.recv()
+            value = measure()
+            pipe.send((value, (peak_memory_bytes(where) - before) / 2**30))
 
 
 @contextlib.contextmanager

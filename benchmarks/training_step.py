@@ -19,7 +19,17 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 
-from benchmarks.sides import APART, OF_ITS_PROCESS, ROUNDS, Claim, Measured, in_turn_apart, print_table, seconds_of
+from benchmarks.sides import (
+    APART,
+    OF_ITS_PROCESS,
+    ROUNDS,
+    WITHOUT_OURS,
+    Claim,
+    Measured,
+    in_turn_apart,
+    print_table,
+    seconds_of,
+)
 from benchmarks.torchvision_twin import AS_TORCHVISION, twin_of
 from detector.config import DetectorConfig
 from detector.data.augment import normalise_plainly
@@ -40,7 +50,6 @@ STEPS = {
     "cpu": 4,
     "cuda": 10,
 }  # a round: training takes many in a row, and the first finds the other side's data in the caches
-WITHOUT_OURS = {"THP_MEM_ALLOC_ENABLE": "0"}  # what importing our detector would set
 SETTINGS: dict[str, Any] = {
     **AS_TORCHVISION, "image_size_px": (HEIGHT, WIDTH), "norm": "batch", "clip_norm": 0.0, "normalization": "imagenet",
     "weight_decay": 1e-4, "lr": 1e-5,
