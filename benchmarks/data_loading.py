@@ -33,7 +33,7 @@ from detector.config import DetectorConfig
 from detector.data.batches import TrainingBatches, TrainingData, load_training_data
 from detector.data.dataset import Split
 from detector.data.lidar import make_dataset
-from detector.process import prepare_process
+from detector.memory import keep_freed_memory
 
 IMAGES, BATCH, WORKERS, CANVAS = 256, 32, 2, (128, 1024)
 FLIP = {"flip_probability": 0.3}
@@ -101,9 +101,9 @@ def their_side(folder: Path, augment: list[Any]) -> Callable[[], float]:
 
 def our_side(folder: Path, values: dict[str, Any]) -> Callable[[], float]:
     """Images a second of four passes of ours over the cache, memory-mapped and warm."""
-    prepare_process()
     values = {"image_size_px": CANVAS, "batch_size": BATCH, "steps_per_epoch": 4 * IMAGES // BATCH, **values}
     data = load_training_data(folder, CANVAS)
+    keep_freed_memory()
     batches = TrainingBatches(DetectorConfig(**values), data, seed=0, device=torch.device("cpu"))
     return lambda: 4 * IMAGES / seconds_of(lambda: sum(len(images) for images, _ in batches.epoch(1)))
 

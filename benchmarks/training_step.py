@@ -33,8 +33,8 @@ from benchmarks.sides import (
 from benchmarks.torchvision_twin import AS_TORCHVISION, twin_of
 from detector.config import DetectorConfig
 from detector.data.augment import normalise_plainly
+from detector.memory import keep_freed_memory
 from detector.model.detector import Detector, Targets
-from detector.process import prepare_process
 from detector.trainer import make_optimizer, wants_bf16
 
 NUM_CLASSES, HEIGHT, WIDTH, BOXES = 9, 128, 1024, 12  # boxes an image: the median of the report's
@@ -170,11 +170,13 @@ def their_side(device: str, size: int, steps: int) -> Callable[[], float]:
 
 def our_side(device: str, size: int, steps: int, kind: str) -> Callable[[], float]:
     """Ours from torchvision's weights, with equal losses, ready to be measured."""
-    prepare_process()
     where, defaults = torch.device(device), kind == "defaults"
     config = DetectorConfig(**{**SETTINGS, **KINDS[kind]})
-    model, batches = our_model(torchvision_model(device), config, device), batches_of(device, size)
-    check_equal(torchvision_model(device), model, batches[0])
+    reference, batches = torchvision_model(device), batches_of(device, size)
+    model = our_model(reference, config, device)
+    check_equal(reference, model, batches[0])
+    del reference
+    keep_freed_memory()
     optimizer = make_optimizer(model, config, where) if defaults else plain_sgd(model)
     bf16 = wants_bf16(config.precision, where)
     return lambda: images_per_second(lambda batch: our_step(model, optimizer, batch, defaults, bf16), batches, steps)

@@ -202,9 +202,10 @@ def configs_of(
 
 def profile(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row a config."""
-    from detector.process import prepare_process
+    import torch
 
-    prepare_process(options.threads or None)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     source = DataSource.from_folder(options.data) if options.data else None
     dataset = load_dataset(source) if source else None
     classes = options.classes or (len(dataset.class_names) if dataset else STREET_CLASSES)

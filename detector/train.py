@@ -42,9 +42,11 @@ def read_config(path: Path, option: str = "--config") -> DetectorConfig:
 
 def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]:
     """Trains to `epochs` and returns the best epoch's result with the paths of what was left."""
+    import torch
+
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
-    from detector.process import prepare_process
+    from detector.memory import keep_freed_memory
     from detector.trainer import DivergedError, Trainer, load_checkpoint, save_checkpoint, save_weights
 
     epochs = config.schedule_epochs if options.epochs is None else options.epochs
@@ -61,9 +63,11 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
     if source is None:
         raise CommandError("--data must name a folder with train.json, val.json and images/; nothing was given")
     source.cache = options.cache_rule
-    prepare_process(options.threads or None)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     tell = functools.partial(print, file=sys.stderr)
     data = load_training_data(source, config.image_size_px, options.skip_bad, config.train_split, tell)
+    keep_freed_memory()
     trainer = Trainer(config, data, options.seed, options.device, options.official_eval)
     options.out.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(options.out / "checkpoint.pt")

@@ -124,13 +124,14 @@ class LegRunner:
         import torch
 
         from detector.config import DetectorConfig
-        from detector.process import prepare_process
+        from detector.memory import keep_freed_memory
         from detector.profile import reset_peak_memory
         from search.trainers import make_trainer
 
-        prepare_process(self.threads)
+        torch.set_num_threads(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
         data = open_data(self.study, config.image_size_px, config.train_split)
+        keep_freed_memory()
         trainer = make_trainer(
             self.study["trainer"], config, data, self.leg["seed"], self.study["device"], self.study["official_eval"],
             self.leg["micro_batch"],
