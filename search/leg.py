@@ -131,7 +131,9 @@ class LegRunner:
         torch.set_num_threads(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
         data = open_data(self.study, config.image_size_px, config.train_split)
-        if self.study.get("memory_gb") is None:  # a limit begins at what is reserved, which would be earlier legs' as well
+        if (
+            self.study.get("memory_gb") is None
+        ):  # a limit begins at what is reserved, which would be earlier legs' as well
             keep_freed_memory()
         trainer = make_trainer(
             self.study["trainer"], config, data, self.leg["seed"], self.study["device"], self.study["official_eval"],
