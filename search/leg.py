@@ -131,9 +131,8 @@ class LegRunner:
         torch.set_num_threads(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
         data = open_data(self.study, config.image_size_px, config.train_split)
-        if (
-            self.study.get("memory_gb") is None
-        ):  # a limit begins at what is reserved, which would be earlier legs' as well
+        # A limit begins at what is reserved, which would then be what earlier legs left as well.
+        if self.study.get("memory_gb") is None:
             keep_freed_memory()
         trainer = make_trainer(
             self.study["trainer"], config, data, self.leg["seed"], self.study["device"], self.study["official_eval"],
