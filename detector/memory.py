@@ -18,12 +18,19 @@ def keep_freed_memory() -> bool:
     which then clears every page anew: a twentieth of the time of a ResNet-50's step, most of a large batch's making.
     What was freed before, such as the reading of a large dataset, is given back first.
     """
-    try:
-        libc = ctypes.CDLL(None)
-        mallopt, trim = libc.mallopt, libc.malloc_trim
-    except (OSError, TypeError, AttributeError):  # Windows, macOS, musl
+    if not give_back_freed_memory():
         return False
-    trim(0)
+    mallopt = ctypes.CDLL(None).mallopt
     trims = mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
     maps = mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) or mallopt(M_MMAP_THRESHOLD, LARGEST_OF_OLD_GLIBC)
     return bool(trims and maps)
+
+
+def give_back_freed_memory() -> bool:
+    """Gives the kernel what this process has freed and kept; whether its C library can (glibc can)."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):  # Windows, macOS, musl
+        return False
+    trim(0)
+    return True

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from detector.memory import give_back_freed_memory, keep_freed_memory
 from results.records import PLAN_NAME
 from results.state import metric_of
 from search.journal import write_atomically
@@ -66,6 +67,8 @@ class LegRunner:
         if report["outcome"] == "out_of_memory":  # the next leg of this process needs it
             self.trainer = None
             gc.collect()
+        if report["outcome"]:  # others may need it while this process waits for its next leg
+            give_back_freed_memory()
         return report
 
     def _step(self) -> dict[str, Any]:
@@ -124,7 +127,6 @@ class LegRunner:
         import torch
 
         from detector.config import DetectorConfig
-        from detector.memory import keep_freed_memory
         from detector.profile import reset_peak_memory
         from search.trainers import make_trainer
 
