@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing
 import os
 import platform
 import statistics
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -25,11 +23,8 @@ from detector.profile import peak_memory_bytes, processor_name, reset_peak_memor
 
 NOT_MEASURED = "not measured"
 ROUNDS = 5
-WITHOUT_OURS = {"THP_MEM_ALLOC_ENABLE": "0"}  # a variable that importing our detector would set
 OF_A_SIDE = "GiB: peak memory of this process beyond what stood before, without processes that it started"
-OF_ITS_PROCESS = "GiB: peak memory of a side's own process beyond what its imports took"
 IN_TURN = "medians, sides in turn"
-APART = "medians, each side in a process of its own, in turn"
 OF_A_COMMAND = "GiB: peak of the whole process tree, what is shared counted once (of its largest trial)"
 
 
@@ -76,8 +71,15 @@ def seconds_of(call: Callable[[], object]) -> float:
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder that goes afterwards; what is made and kept of data meanwhile, here and in processes started here, lies in it."""
-    with tempfile.TemporaryDirectory() as folder, variables({"XDG_CACHE_HOME": str(Path(folder) / "cache")}):
-        yield Path(folder)
+    before = os.environ.get("XDG_CACHE_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("XDG_CACHE_HOME")
+            if before is not None:
+                os.environ["XDG_CACHE_HOME"] = before
 
 
 def in_turn(
@@ -98,67 +100,6 @@ def in_turn(
             found[name].append(side())
             peaks[name] = max(peaks[name], (peak_memory_bytes(where) - before) / 2**30)
     return {name: Measured(statistics.median(rows), peaks[name]) for name, rows in found.items()}
-
-
-def in_turn_apart(
-    sides: Mapping[str, Callable[[], Callable[[], float]]],
-    environment: Mapping[str, Mapping[str, str]],
-    rounds: int = ROUNDS,
-    warmup: int = 1,
-    device: str = "cpu",
-) -> dict[str, Measured]:
-    """As `in_turn`, with every side in a process of its own: what one sets for its process, the other does not have.
-
-    A side is a function that pickles; called there, it makes what is to be measured and gives the function that measures
-    once. `environment`: variables of some sides' processes.
-    """
-    context = multiprocessing.get_context("spawn")
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    with contextlib.ExitStack() as ends:
-        pipes = {}
-        for name, side in sides.items():
-            pipes[name], other_end = context.Pipe()
-            worker = context.Process(target=_serve, args=(side, device, other_end))
-            with variables(environment.get(name, {})):
-                worker.start()
-            ends.callback(worker.join)
-            ends.callback(pipes[name].close)  # comes first, and ends it
-            other_end.close()
-        for _ in range(warmup + rounds):
-            for name, pipe in pipes.items():
-                pipe.send(None)
-                found[name].append(pipe.recv())  # EOFError where its process has failed, which has said why
-    return {
-        name: Measured(statistics.median(value for value, _ in rows[warmup:]), max(peak for _, peak in rows))
-        for name, rows in found.items()
-    }
-
-
-def _serve(side: Callable[[], Callable[[], float]], device: str, pipe: Connection) -> None:
-    """A side's process: (number, peak GiB so far) as often as it is asked."""
-    where = torch.device(device)
-    before = memory_bytes(where)
-    measure = side()
-    reset_peak_memory(where)  # what it took to get ready is not what is measured
-    with contextlib.suppress(EOFError):
-        while True:
-            pipe.recv()
-            value = measure()
-            pipe.send((value, (peak_memory_bytes(where) - before) / 2**30))
-
-
-@contextlib.contextmanager
-def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detector.config import DetectorConfig
 from detector.data.mixing import MIN_SIDE_PX, MOSAIC_CENTRE, PASTED_SHARE, copy_paste, mosaic
+from detector.data.recycled import RecycledMemory
 from detector.model.box_coding import pairwise_iou
 from detector.model.detector import Targets
 
@@ -44,6 +45,7 @@ class Augmentation:
         self.jitter_strength = config.jitter_strength
         self.mosaic_probability = config.mosaic_probability
         self.copy_paste_probability = config.copy_paste_probability
+        self.memory = RecycledMemory()  # clearing fresh pages took 3 of 11 ms of a batch of 50 MB
 
     def __call__(
         self,
@@ -76,7 +78,7 @@ class Augmentation:
         gain = 1 + self.jitter_strength * torch.stack([uniform(-1, 1) for _ in range(3)], dim=1) / 2
         contrast = 1 + self.jitter_strength * uniform(-1, 1)
         brightness = self.jitter_strength * uniform(-1, 1) / 2
-        normalised = normalise(images, mean, std, gain * contrast[:, None], brightness)
+        normalised = normalise(images, mean, std, gain * contrast[:, None], brightness, self.memory)
         affine = self._draw_affine(targets, height, width, chance, uniform, generator)
         if affine is None:
             return normalised, targets
@@ -132,16 +134,25 @@ class Augmentation:
         )
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor, gain: Tensor, brightness: Tensor) -> Tensor:
+def normalise(
+    images: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    gain: Tensor,
+    brightness: Tensor,
+    memory: RecycledMemory | None = None,
+) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W), channels_last: ((x / 255 - mean) * gain + brightness) / std.
 
-    gain (B, 3) and brightness (B,) are the photometric jitter; 1 and 0 leave plain normalisation.
+    gain (B, 3) and brightness (B,) are the photometric jitter; 1 and 0 leave plain normalisation. `memory`: where the
+    result goes, on a CPU.
     """
     batch, height, width, channels = images.shape
     scale = (gain / std / 255.0).expand(batch, -1)  # (B, 3)
     shift = ((brightness[:, None] - mean * gain) / std).expand(batch, -1)
     # Whole rows of pixels at a time: an inner dimension of three would keep vector units idle (four times slower).
-    rows = images.reshape(batch, height, width * channels).float()
+    rows = images.reshape(batch, height, width * channels)
+    rows = memory.take(*rows.shape).copy_(rows) if memory and rows.device.type == "cpu" else rows.float()
     torch.addcmul(shift.repeat(1, width)[:, None], rows, scale.repeat(1, width)[:, None], out=rows)
     return rows.view(images.shape).permute(0, 3, 1, 2)
 

@@ -24,6 +24,7 @@ from detector.data.augment import (
     resample,
     roll_boxes,
 )
+from detector.data.recycled import RecycledMemory
 from detector.model.box_coding import pairwise_iou
 from detector.model.detector import Targets
 
@@ -292,6 +293,7 @@ def test_normalise_by_hand() -> None:
     plain = normalise(images, mean, std, torch.ones(1, 3), torch.zeros(1))
     # (0.2 - 0.1) / 0.5, (0.4 - 0.4) / 0.25, (1.0 - 0.5) / 0.2
     torch.testing.assert_close(plain, torch.tensor([0.2, 0.0, 2.5]).view(1, 3, 1, 1), rtol=0, atol=1e-6)
+    assert torch.equal(normalise(images, mean, std, torch.ones(1, 3), torch.zeros(1), RecycledMemory()), plain)
     gained = normalise(images, mean, std, torch.tensor([[2.0, 1.0, 0.5]]), torch.tensor([0.05]))
     # (0.1 x 2 + 0.05) / 0.5, (0 + 0.05) / 0.25, (0.5 x 0.5 + 0.05) / 0.2
     torch.testing.assert_close(gained, torch.tensor([0.5, 0.2, 1.5]).view(1, 3, 1, 1), rtol=0, atol=1e-6)
