@@ -53,9 +53,9 @@ class Lease:
         """
         for _ in range(TRIES):
             claims = _claims(store)
+            # Of every generation: one who gives way leaves a higher one for a moment, and its end says nothing of those below.
             for name in claims:
-                if _generation(name) == _generation(claims[-1]):
-                    _refuse_if_alive(store, name)
+                _refuse_if_alive(store, name)
             lease = cls(store, max(written, _generation(claims[-1]) if claims else 0) + 1)
             lease._beat()
             # Also one of a lower generation that came after we had looked: nobody has watched whether it lives.
