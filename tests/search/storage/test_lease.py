@@ -135,7 +135,9 @@ def test_one_gives_way_to_a_claim_of_a_lower_generation_that_came_while_it_watch
     late[0].release()
 
 
-def test_a_living_driver_is_seen_below_a_claim_that_was_given_up(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_living_driver_is_seen_below_a_claim_that_was_given_up(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
     holder = Lease.take(opened())
     claim_of_elsewhere(opened(), 2, released=True)
     monkeypatch.setattr(module, "_is_dead_here", lambda claim: False)
