@@ -37,6 +37,7 @@ import detector.data.batches as batches_module
 from detector.config import DetectorConfig
 from detector.data.cache_rule import CacheRule
 from detector.data.dataset import DataSource
+from detector.memory import keep_freed_memory
 from detector.profile import peak_memory_bytes, reset_peak_memory
 from detector.trainer import Trainer
 folder, limit, steps, mode = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -47,6 +48,7 @@ reset_peak_memory(device)
 before = peak_memory_bytes(device)
 data = batches_module.load_training_data(source, (64, 128))
 assert data.train.kept.mode == mode, data.train.kept
+keep_freed_memory()
 config = DetectorConfig(image_size_px=(64, 128), neck_levels=(3, 4), neck_channels=48, head_depth=1, head_channels=48,
                         batch_size=8, steps_per_epoch=steps, anchor_sizes=12.0, zoom_max=0.1)
 trainer = Trainer(config, data, 0, "cpu")
@@ -75,7 +77,9 @@ import sys
 import numpy as np
 import torch
 from detector.data.batches import load_batches, load_training_data
+from detector.memory import keep_freed_memory
 data = load_training_data(sys.argv[1], (64, 128))
+keep_freed_memory()
 parts = np.split(np.arange(len(data.train)), range(100, len(data.train), 100))
 print(sum(int(images.sum()) for images, _, _ in load_batches(data.train, parts, torch.device("cpu"))) > 0, flush=True)
 sys.stdin.readline()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing
 import os
 import platform
 import statistics
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -24,7 +26,11 @@ from detector.profile import peak_memory_bytes, processor_name, reset_peak_memor
 NOT_MEASURED = "not measured"
 ROUNDS = 5
 OF_A_SIDE = "GiB: peak memory of this process beyond what stood before, without processes that it started"
+OF_ITS_PROCESS = (
+    "GiB: peak memory of a side's own process beyond what its imports took, without processes that it started"
+)
 IN_TURN = "medians, sides in turn"
+APART = "medians, each side in a process of its own (ours keeps freed memory), in turn"
 OF_A_COMMAND = "GiB: peak of the whole process tree, what is shared counted once (of its largest trial)"
 
 
@@ -100,6 +106,56 @@ def in_turn(
             found[name].append(side())
             peaks[name] = max(peaks[name], (peak_memory_bytes(where) - before) / 2**30)
     return {name: Measured(statistics.median(rows), peaks[name]) for name, rows in found.items()}
+
+
+def in_turn_apart(
+    sides: Mapping[str, Callable[[], Callable[[], float]]],
+    rounds: int = ROUNDS,
+    warmup: int = 1,
+    device: str = "cpu",
+) -> dict[str, Measured]:
+    """As `in_turn`, with every side in a process of its own: what one sets for its process, the other does not have.
+
+    A side is a function that pickles; called there, it makes what is to be measured and gives the function that measures
+    once.
+
+    Raises: RuntimeError where a side's process ends; it has said why.
+    """
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    with contextlib.ExitStack() as ends:
+        pipes = {}
+        for name, side in sides.items():
+            pipes[name], other_end = context.Pipe()
+            worker = context.Process(target=_serve, args=(side, device, other_end))
+            worker.start()
+            ends.callback(worker.join)
+            ends.callback(pipes[name].close)  # comes first, and ends it
+            other_end.close()
+        for _ in range(warmup + rounds):
+            for name, pipe in pipes.items():
+                try:
+                    pipe.send(None)
+                    found[name].append(pipe.recv())
+                except (EOFError, ConnectionError) as error:
+                    raise RuntimeError(f"{name}: its process ended; see above for why") from error
+    return {
+        name: Measured(statistics.median(value for value, _ in rows[warmup:]), max(peak for _, peak in rows))
+        for name, rows in found.items()
+    }
+
+
+def _serve(side: Callable[[], Callable[[], float]], device: str, pipe: Connection) -> None:
+    """A side's process: (number, peak GiB so far) as often as it is asked."""
+    where = torch.device(device)
+    before = memory_bytes(where)
+    measure = side()
+    reset_peak_memory(where)  # what it took to get ready is not what is measured
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            pipe.recv()
+            value = measure()
+            pipe.send((value, (peak_memory_bytes(where) - before) / 2**30))
 
 
 def memory_bytes(device: torch.device) -> int:

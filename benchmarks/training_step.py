@@ -3,23 +3,36 @@
 Three times: both with the same settings (all layers trained, batch norm, fp32, torch's own SGD, the same float tensors in
 0..1), each in its own memory layout (ours: channels_last) and then both in the plain one; and each with its own defaults (ours:
 uint8 batches, channels_last, bf16 where the hardware has it, fused AdamW; theirs: as its detection reference, fp32 and SGD).
-Both start from the same weights, and their losses on the first batch must be equal. `python -m benchmarks.training_step`; runs without ray.
+Both start from the same weights, and their losses on the first batch must be equal. Each side trains in a process of its own:
+ours keeps freed memory, as every process of ours that trains (detector/memory.py); theirs has what torch does by itself.
+`python -m benchmarks.training_step`; runs without ray.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 
-from benchmarks.sides import ROUNDS, Claim, Measured, in_turn, print_table, seconds_of
+from benchmarks.sides import (
+    APART,
+    OF_ITS_PROCESS,
+    ROUNDS,
+    Claim,
+    Measured,
+    in_turn_apart,
+    print_table,
+    seconds_of,
+)
 from benchmarks.torchvision_twin import AS_TORCHVISION, twin_of
 from detector.config import DetectorConfig
 from detector.data.augment import normalise_plainly
+from detector.memory import keep_freed_memory
 from detector.model.detector import Detector, Targets
 from detector.trainer import make_optimizer, wants_bf16
 
@@ -32,7 +45,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 BARS = {"cpu": (1.1, None, 2.2), "cuda": (1.5, None, 4.0)}
 BATCH = {"cpu": 4, "cuda": 32}
-STEPS = {"cpu": 1, "cuda": 10}  # a round
+# A round: training takes many in a row, and the first finds the other side's data in the caches.
+STEPS = {"cpu": 4, "cuda": 10}
 SETTINGS: dict[str, Any] = {
     **AS_TORCHVISION, "image_size_px": (HEIGHT, WIDTH), "norm": "batch", "clip_norm": 0.0, "normalization": "imagenet",
     "weight_decay": 1e-4, "lr": 1e-5,
@@ -124,37 +138,54 @@ def check_equal(reference: RetinaNet, ours: Detector, batch: Batch) -> None:
     torch.testing.assert_close(found[1], theirs["bbox_regression"], rtol=1e-4, atol=1e-4)
 
 
-def compare(device: str, batch_size: int, kind: str, rounds: int, steps: int) -> dict[str, Measured]:
-    """Images a second of both sides."""
+def batches_of(device: str, size: int) -> list[Batch]:
+    """What both sides train on, in turn."""
+    return [make_batch(size, device, seed) for seed in range(2)]
+
+
+def plain_sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """torch's own, as torchvision's detection reference makes it."""
+    return torch.optim.SGD(model.parameters(), lr=SETTINGS["lr"], momentum=0.9, weight_decay=1e-4)
+
+
+def images_per_second(step: Callable[[Batch], object], batches: list[Batch], steps: int) -> float:
+    """Of so many steps."""
+
+    def run() -> None:
+        for n in range(steps):
+            step(batches[n % len(batches)])
+
+    return steps * len(batches[0].images) / seconds_of(run)
+
+
+def their_side(device: str, size: int, steps: int) -> Callable[[], float]:
+    """torchvision's, ready to be measured."""
+    model, batches = torchvision_model(device), batches_of(device, size)
+    optimizer = plain_sgd(model)
+    return lambda: images_per_second(lambda batch: torchvision_step(model, optimizer, batch), batches, steps)
+
+
+def our_side(device: str, size: int, steps: int, kind: str) -> Callable[[], float]:
+    """Ours from torchvision's weights, with equal losses, ready to be measured."""
     where, defaults = torch.device(device), kind == "defaults"
     config = DetectorConfig(**{**SETTINGS, **KINDS[kind]})
-    reference = torchvision_model(device)
-    ours = our_model(reference, config, device)
-    batches = [make_batch(batch_size, device, seed) for seed in range(2)]
-    check_equal(reference, ours, batches[0])
-
-    def sgd(model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=1e-4)
-
-    theirs_optimizer = sgd(reference)
-    our_optimizer = make_optimizer(ours, config, where) if defaults else sgd(ours)
+    reference, batches = torchvision_model(device), batches_of(device, size)
+    model = our_model(reference, config, device)
+    check_equal(reference, model, batches[0])
+    del reference
+    keep_freed_memory()
+    optimizer = make_optimizer(model, config, where) if defaults else plain_sgd(model)
     bf16 = wants_bf16(config.precision, where)
+    return lambda: images_per_second(lambda batch: our_step(model, optimizer, batch, defaults, bf16), batches, steps)
 
-    def rate(step: Callable[[Batch], object]) -> float:
-        def run() -> None:
-            for n in range(steps):
-                step(batches[n % len(batches)])
 
-        return steps * batch_size / seconds_of(run)
-
-    return in_turn(
-        {
-            "theirs": lambda: rate(lambda batch: torchvision_step(reference, theirs_optimizer, batch)),
-            "ours": lambda: rate(lambda batch: our_step(ours, our_optimizer, batch, defaults, bf16)),
-        },
-        rounds,
-        device=device,
-    )
+def compare(device: str, size: int, kind: str, rounds: int) -> dict[str, Measured]:
+    """Images a second of both sides."""
+    sides = {
+        "theirs": partial(their_side, device, size, STEPS[device]),
+        "ours": partial(our_side, device, size, STEPS[device], kind),
+    }
+    return in_turn_apart(sides, rounds, device=device)
 
 
 def main() -> None:
@@ -167,10 +198,11 @@ def main() -> None:
         here = device == "cpu" or torch.cuda.is_available()
         for kind, bar in zip(KINDS, BARS[device], strict=True):
             size = options.batch_size or BATCH[device]
-            found = compare(device, size, kind, options.rounds, STEPS[device]) if here else {}
+            found = compare(device, size, kind, options.rounds) if here else {}
             what = f"{'CPU' if device == 'cpu' else 'GPU'}, batch {size}, {kind}"
             claims.append(Claim(what, "images/s", bar, found.get("theirs"), found.get("ours"), more_is_better=True))
-    print_table(claims, "Training step, RetinaNet on ResNet-50 FPN, 128 x 1024, 9 classes: torchvision's and ours.")
+    about = "Training step, RetinaNet on ResNet-50 FPN, 128 x 1024, 9 classes: torchvision's and ours."
+    print_table(claims, about, how=APART, memory=OF_ITS_PROCESS)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
 
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
+    from detector.memory import keep_freed_memory
     from detector.trainer import DivergedError, Trainer, load_checkpoint, save_checkpoint, save_weights
 
     epochs = config.schedule_epochs if options.epochs is None else options.epochs
@@ -66,6 +67,7 @@ def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]
         torch.set_num_threads(options.threads)
     tell = functools.partial(print, file=sys.stderr)
     data = load_training_data(source, config.image_size_px, options.skip_bad, config.train_split, tell)
+    keep_freed_memory()
     trainer = Trainer(config, data, options.seed, options.device, options.official_eval)
     options.out.mkdir(parents=True, exist_ok=True)
     state = load_checkpoint(options.out / "checkpoint.pt")

@@ -119,6 +119,7 @@ def _probe(job: dict[str, Any]) -> list[float]:
     from detector.config import DetectorConfig
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
+    from detector.memory import keep_freed_memory
     from detector.trainer import Trainer
     from search.probe import probe_seconds
 
@@ -128,6 +129,7 @@ def _probe(job: dict[str, Any]) -> list[float]:
         config = DetectorConfig.from_dict(values)
         source = DataSource.from_dict(source_here(job["source"]))
         data = load_training_data(source, config.image_size_px, job["skip_bad"], config.train_split)
+        keep_freed_memory()
         trainer = Trainer(config, data, 0, job["device"])
         seconds.append(probe_seconds(trainer))
     return seconds

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from detector.memory import give_back_freed_memory, keep_freed_memory
 from results.records import PLAN_NAME
 from results.state import metric_of
 from search.journal import write_atomically
@@ -66,6 +67,8 @@ class LegRunner:
         if report["outcome"] == "out_of_memory":  # the next leg of this process needs it
             self.trainer = None
             gc.collect()
+        if report["outcome"]:  # others may need it while this process waits for its next leg
+            give_back_freed_memory()
         return report
 
     def _step(self) -> dict[str, Any]:
@@ -130,6 +133,9 @@ class LegRunner:
         torch.set_num_threads(self.threads)
         config = DetectorConfig.from_dict(self.leg["config"])
         data = open_data(self.study, config.image_size_px, config.train_split)
+        # A limit begins at what is reserved, which would then be what earlier legs left as well.
+        if self.study.get("memory_gb") is None:
+            keep_freed_memory()
         trainer = make_trainer(
             self.study["trainer"], config, data, self.leg["seed"], self.study["device"], self.study["official_eval"],
             self.leg["micro_batch"],

@@ -52,7 +52,7 @@ class Tower(nn.Module):
     def forward(self, x: Tensor, level: int) -> Tensor:
         norms = cast(nn.ModuleList, self.norms[level if len(self.norms) > 1 else 0])
         for conv, norm in zip(self.convs, norms, strict=True):
-            x = F.relu(norm(conv(x)))
+            x = F.relu(norm(conv(x)), inplace=True)
         output: Tensor = self.output(x)
         return output
 
