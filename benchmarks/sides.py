@@ -156,6 +156,8 @@ def _serve(side: Callable[[], Callable[[], float]], device: str, pipe: Connectio
             pipe.recv()
             value = measure()
             pipe.send((value, (peak_memory_bytes(where) - before) / 2**30))
+    del measure
+    gc.collect()  # what it has begun, such as a loader's workers, ends before this process does
 
 
 def memory_bytes(device: torch.device) -> int:
