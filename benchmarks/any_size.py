@@ -208,7 +208,7 @@ def main() -> None:
             f"decoded images in memory, {TRIALS} trials (theirs: if each had its own)", "GiB", bar=TRIALS * 0.95,
             theirs=Measured(resident), ours=Measured(proportional),
         ),
-        Claim("all that one of them holds of its own", "GiB", at_most=DECODED_GIB, ours=Measured(own)),
+        Claim("all that one of them holds of its own, freed memory given back", "GiB", at_most=DECODED_GIB, ours=Measured(own)),
     ]  # fmt: skip
     print_table(
         claims,

@@ -151,13 +151,20 @@ def _serve(side: Callable[[], Callable[[], float]], device: str, pipe: Connectio
     before = memory_bytes(where)
     measure = side()
     reset_peak_memory(where)  # what it took to get ready is not what is measured
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            pipe.recv()
-            value = measure()
+    while _is_asked(pipe):
+        value = measure()
+        with contextlib.suppress(ConnectionError):  # nobody asks any more
             pipe.send((value, (peak_memory_bytes(where) - before) / 2**30))
     del measure
     gc.collect()  # what it has begun, such as a loader's workers, ends before this process does
+
+
+def _is_asked(pipe: Connection) -> bool:
+    try:
+        pipe.recv()
+    except (EOFError, ConnectionError):
+        return False
+    return True
 
 
 def memory_bytes(device: torch.device) -> int:

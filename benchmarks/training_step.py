@@ -4,7 +4,7 @@ Three times: both with the same settings (all layers trained, batch norm, fp32, 
 0..1), each in its own memory layout (ours: channels_last) and then both in the plain one; and each with its own defaults (ours:
 uint8 batches, channels_last, bf16 where the hardware has it, fused AdamW; theirs: as its detection reference, fp32 and SGD).
 Both start from the same weights, and their losses on the first batch must be equal. Each side trains in a process of its own:
-ours keeps freed memory, as every process of ours that trains (detector/memory.py); theirs has what torch does by itself.
+ours keeps freed memory, as where it trains without a memory limit (detector/memory.py); theirs has what torch does by itself.
 `python -m benchmarks.training_step`; runs without ray.
 """
 

@@ -1,6 +1,7 @@
 """Memory of large tensors taken again once nobody holds them: a fresh block has each of its pages cleared by the kernel.
 
-glibc gives a block back to the kernel as soon as it is freed where it is larger than its mmap threshold, 32 MB at most.
+glibc gives a block back to the kernel as soon as it is freed where it is larger than its mmap threshold: 32 MiB at most, 64 in a
+process that keeps what it frees (detector/memory.py).
 """
 
 from __future__ import annotations

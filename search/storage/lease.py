@@ -54,8 +54,7 @@ class Lease:
         for _ in range(TRIES):
             claims = _claims(store)
             # Of every generation: one who gives way leaves a higher one for a moment, and its end says nothing of those below.
-            for name in claims:
-                _refuse_if_alive(store, name)
+            _refuse_if_one_lives(store, claims)
             lease = cls(store, max(written, _generation(claims[-1]) if claims else 0) + 1)
             lease._beat()
             # Also one of a lower generation that came after we had looked: nobody has watched whether it lives.
@@ -73,7 +72,10 @@ class Lease:
         """Raises: LeaseLostError once another driver has taken over; asks the store no more than once a beat."""
         if time.monotonic() - self._checked < BEAT_S:
             return
-        newer = [name for name in _claims(self.store) if _generation(name) > self.generation]
+        newer = self._newer()
+        if newer:
+            time.sleep(BEAT_S)  # one who gives way takes it back
+            newer = [name for name in self._newer() if name in newer]
         if newer:
             raise LeaseLostError(
                 f"{self.store.where}: another driver has taken this study over ({_told(self.store, newer[-1])}); this one stops, and "
@@ -95,9 +97,17 @@ class Lease:
         self._thread = threading.Thread(target=self._go_on_beating, daemon=True, name="lease")
         self._thread.start()
 
+    def _newer(self) -> list[str]:
+        return [name for name in _claims(self.store) if _generation(name) > self.generation]
+
     def _go_on_beating(self) -> None:
+        """Until it is released, or another has taken over: a claim that beat on would keep the next driver away."""
+        newer: list[str] = []
         while not self._ended.wait(BEAT_S):
             try:
+                before, newer = newer, self._newer()
+                if set(newer) & set(before):
+                    return
                 self._beat()
                 self._failing = False
             except OSError:  # whoever writes for the study finds out by itself
@@ -150,22 +160,24 @@ def _told(store: Store, name: str) -> str:
     return f"host {claim.get('host', '?')}, process {claim.get('pid', '?')}"
 
 
-def _refuse_if_alive(store: Store, name: str) -> None:
-    """Raises: JournalError where the claim's driver lives: its beat changes while we look."""
-    claim = _read(store, name)
-    if _is_over(store, name, claim) or _is_dead_here(claim):
-        return
+def _refuse_if_one_lives(store: Store, names: list[str]) -> None:
+    """Raises: JournalError where the driver of one of these claims lives: its beat changes while we look."""
+    seen = {name: _read(store, name) for name in names}
+    watched = {name: c for name, c in seen.items() if not _is_over(store, name, c) and not _is_dead_here(c)}
     until = time.monotonic() + WATCH_S
-    while time.monotonic() < until:
+    while watched and time.monotonic() < until:
         time.sleep(BEAT_S / 8)
-        now = _read(store, name)
-        if _is_over(store, name, now):
-            return
-        claim = claim or now
-        if now and now.get("beat") != claim.get("beat"):
-            raise JournalError(
-                f"{store.where}: another search is running in it (host {now.get('host')}, process {now.get('pid')}); wait for it or stop it"
-            )
+        for name, claim in list(watched.items()):
+            now = _read(store, name)
+            if _is_over(store, name, now):
+                del watched[name]
+            elif not claim:  # it could not be read before
+                watched[name] = now
+            elif now and now.get("beat") != claim.get("beat"):
+                raise JournalError(
+                    f"{store.where}: another search is running in it (host {now.get('host')}, process {now.get('pid')}); wait for "
+                    "it or stop it"
+                )
 
 
 def _is_over(store: Store, name: str, claim: dict[str, Any]) -> bool:

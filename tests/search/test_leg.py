@@ -146,6 +146,20 @@ def test_what_onednn_says_without_memory_means_it_under_a_limit_alone(
     assert LegRunner(leg(1), {**study, "memory_gb": memory_gb}).step()["outcome"] == outcome
 
 
+@pytest.mark.parametrize(("memory_gb", "done"), [(None, ["keep", "give back"]), (64.0, ["give back"])])
+def test_freed_memory_is_kept_while_a_leg_trains_unless_it_is_limited(
+    study: dict[str, Any], memory_gb: float | None, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("search.leg.keep_freed_memory", lambda: seen.append("keep"))
+    monkeypatch.setattr("search.leg.give_back_freed_memory", lambda: seen.append("give back"))
+    runner = LegRunner(leg(2), {**study, "memory_gb": memory_gb})
+    assert runner.step()["outcome"] == ""
+    assert "give back" not in seen, "the next epoch takes it again"
+    assert runner.step()["outcome"] == "reached"
+    assert seen == done
+
+
 def test_another_trials_checkpoint_is_gone_on_from_and_its_epochs_are_told(study: dict[str, Any]) -> None:
     first = LegRunner(leg(1), study).step()
     audit = LegRunner({**leg(2), "trial": "t2", "start_from": "trials/t1"}, study).step()

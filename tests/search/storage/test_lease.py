@@ -116,35 +116,68 @@ def test_a_revived_driver_finds_that_it_was_taken_over_from(opened: Opened) -> N
 def test_one_gives_way_to_a_claim_of_a_lower_generation_that_came_while_it_watched_another(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, real = opened(), module._refuse_if_alive
+    store, real = opened(), module._refuse_if_one_lives
     watched = claim_of_elsewhere(store, 1, released=True)
     late: list[Lease] = []
 
-    def meanwhile(other: Store, name: str) -> None:
-        real(other, name)
-        if not late:  # the claim that was watched goes, and another driver takes the generation that it had
+    def meanwhile(other: Store, names: list[str]) -> None:
+        real(other, names)
+        if names and not late:  # the claim that was watched goes, and another driver takes the generation that it had
             other.delete(watched)
             late.append(Lease.take(opened()))
             assert late[0].generation == 1
 
     monkeypatch.setattr(module, "_is_dead_here", lambda claim: False)
-    monkeypatch.setattr(module, "_refuse_if_alive", meanwhile)
+    monkeypatch.setattr(module, "_refuse_if_one_lives", meanwhile)
     with pytest.raises(JournalError, match="another search is running in it"):
         Lease.take(store)
     late[0].check()
     late[0].release()
 
 
-def test_a_living_driver_is_seen_below_a_claim_that_was_given_up(
+def test_a_living_driver_is_seen_below_a_claim_that_is_given_up_meanwhile(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    holder = Lease.take(opened())
-    claim_of_elsewhere(opened(), 2, released=True)
+    holder, real = Lease.take(opened()), module._refuse_if_one_lives
+    higher = claim_of_elsewhere(opened(), 2)
+
+    def meanwhile(store: Store, names: list[str]) -> None:
+        store.delete(higher)  # its driver has seen the holder's claim and gives way
+        real(store, names)
+
     monkeypatch.setattr(module, "_is_dead_here", lambda claim: False)
     monkeypatch.setattr(module, "WATCH_S", 50 * module.BEAT_S)
+    monkeypatch.setattr(module, "_refuse_if_one_lives", meanwhile)
     with pytest.raises(JournalError, match="another search is running in it"):
         Lease.take(opened())
     holder.release()
+
+
+def test_a_higher_claim_that_is_given_up_stops_nobody(opened: Opened) -> None:
+    holder, store = Lease.take(opened()), opened()
+    time.sleep(module.BEAT_S)
+    higher = claim_of_elsewhere(store, 2)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def meanwhile(seconds: float) -> None:
+            patch.undo()
+            store.delete(higher)
+
+        patch.setattr(module.time, "sleep", meanwhile)
+        holder.check()
+    assert higher not in store.sizes("lease/"), "it was seen"
+    holder.release()
+
+
+def test_one_that_was_taken_over_from_keeps_nobody_away(opened: Opened) -> None:
+    old = Lease.take(opened())
+    claim_of_elsewhere(opened(), 5, released=True)
+    assert old._thread is not None
+    old._thread.join(timeout=60)
+    assert not old._thread.is_alive(), "it beats on"
+    new = Lease.take(opened())
+    assert new.generation == 6
+    new.release()
 
 
 def test_of_many_who_claim_at_once_one_gets_it(opened: Opened) -> None:
