@@ -19,15 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from benchmarks.sides import (
-    APART,
-    OF_ITS_PROCESS,
-    Claim,
-    in_turn_apart,
-    print_table,
-    scratch_folder,
-    seconds_of,
-)
+from benchmarks.sides import APART, OF_ITS_PROCESS, Claim, in_turn_apart, print_table, scratch_folder, seconds_of
 from detector.config import DetectorConfig
 from detector.data.batches import TrainingBatches, TrainingData, load_training_data
 from detector.data.dataset import Split

@@ -14,7 +14,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -88,11 +89,9 @@ def scratch_folder() -> Iterator[Path]:
                 os.environ["XDG_CACHE_HOME"] = before
 
 
-def in_turn(
-    sides: Mapping[str, Callable[[], float]], rounds: int = ROUNDS, warmup: int = 1, device: str = "cpu"
-) -> dict[str, Measured]:
-    """Runs every side once a round, each giving the number that it measured; medians, and the peak memory of each."""
-    where = torch.device(device)
+def in_turn(sides: Mapping[str, Callable[[], float]], rounds: int = ROUNDS, warmup: int = 1) -> dict[str, Measured]:
+    """Runs every side once a round, each giving the number that it measured; medians, and the peak memory of each on the CPU."""
+    where = torch.device("cpu")
     for _ in range(warmup):
         for side in sides.values():
             side()
@@ -109,10 +108,7 @@ def in_turn(
 
 
 def in_turn_apart(
-    sides: Mapping[str, Callable[[], Callable[[], float]]],
-    rounds: int = ROUNDS,
-    warmup: int = 1,
-    device: str = "cpu",
+    sides: Mapping[str, Callable[[], Callable[[], float]]], rounds: int = ROUNDS, device: str = "cpu"
 ) -> dict[str, Measured]:
     """As `in_turn`, with every side in a process of its own: what one sets for its process, the other does not have.
 
@@ -122,27 +118,28 @@ def in_turn_apart(
     Raises: RuntimeError where a side's process ends; it has said why.
     """
     context = multiprocessing.get_context("spawn")
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    peaks = dict.fromkeys(sides, 0.0)
+
+    def ask(name: str, pipe: Connection) -> float:
+        try:
+            pipe.send(None)
+            value, peaks[name] = pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(f"{name}: its process ended; see above for why") from error
+        return float(value)
+
     with contextlib.ExitStack() as ends:
-        pipes = {}
+        asked = {}
         for name, side in sides.items():
-            pipes[name], other_end = context.Pipe()
+            pipe, other_end = context.Pipe()
             worker = context.Process(target=_serve, args=(side, device, other_end))
             worker.start()
             ends.callback(worker.join)
-            ends.callback(pipes[name].close)  # comes first, and ends it
+            ends.callback(pipe.close)  # comes first, and ends it
             other_end.close()
-        for _ in range(warmup + rounds):
-            for name, pipe in pipes.items():
-                try:
-                    pipe.send(None)
-                    found[name].append(pipe.recv())
-                except (EOFError, ConnectionError) as error:
-                    raise RuntimeError(f"{name}: its process ended; see above for why") from error
-    return {
-        name: Measured(statistics.median(value for value, _ in rows[warmup:]), max(peak for _, peak in rows))
-        for name, rows in found.items()
-    }
+            asked[name] = partial(ask, name, pipe)
+        found = in_turn(asked, rounds)
+    return {name: replace(side, peak_gib=peaks[name]) for name, side in found.items()}
 
 
 def _serve(side: Callable[[], Callable[[], float]], device: str, pipe: Connection) -> None:

@@ -19,16 +19,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 
-from benchmarks.sides import (
-    APART,
-    OF_ITS_PROCESS,
-    ROUNDS,
-    Claim,
-    Measured,
-    in_turn_apart,
-    print_table,
-    seconds_of,
-)
+from benchmarks.sides import APART, OF_ITS_PROCESS, ROUNDS, Claim, Measured, in_turn_apart, print_table, seconds_of
 from benchmarks.torchvision_twin import AS_TORCHVISION, twin_of
 from detector.config import DetectorConfig
 from detector.data.augment import normalise_plainly
