@@ -21,11 +21,27 @@ NUM_CLASSES = 3
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5, 2.0, 5.0])
 @pytest.mark.parametrize("alpha", [0.1, 0.25, 0.9])
-def test_focal_loss_equals_torchvisions(gamma: float, alpha: float) -> None:
-    logits = torch.linspace(-12, 12, 49, dtype=torch.float64)  # in fp32 1 - p of theirs cancels
+def test_focal_loss_and_its_gradient_equal_torchvisions(gamma: float, alpha: float) -> None:
     for target in (True, False):
-        theirs = sigmoid_focal_loss(logits, torch.full_like(logits, float(target)), alpha=alpha, gamma=gamma)
-        torch.testing.assert_close(focal_loss(logits, target, gamma, alpha), theirs, rtol=1e-4, atol=1e-7)
+        # Theirs in double precision: in fp32 its 1 - p cancels.
+        exact = torch.linspace(-12, 12, 49, dtype=torch.float64, requires_grad=True)
+        theirs = sigmoid_focal_loss(exact, torch.full_like(exact, float(target)), alpha=alpha, gamma=gamma)
+        theirs.sum().backward()
+        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
+            logits = exact.detach().to(dtype).requires_grad_()
+            loss = focal_loss(logits, target, gamma, alpha)
+            loss.sum().backward()
+            torch.testing.assert_close(loss, theirs.to(dtype), rtol=tolerance, atol=0)
+            torch.testing.assert_close(logits.grad, exact.grad.to(dtype), rtol=tolerance, atol=0)
+
+
+def test_focal_loss_with_a_weight_per_class_has_the_gradient_of_its_values() -> None:
+    logits = torch.randn(
+        5, NUM_CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
+    alpha = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    for target in (True, False):
+        assert torch.autograd.gradcheck(lambda x, target=target: focal_loss(x, target, 1.5, alpha), (logits,))
 
 
 def test_focal_loss_by_hand() -> None:
