@@ -74,7 +74,7 @@ def learning_curves(evidence: Evidence) -> Chart | None:
             Points(
                 [level for _, level in promoted],
                 [trial.score(state.metric, level) for trial, level in promoted],
-                [f"trial {trial.number} promoted at {level} epochs" for trial, level in promoted],
+                [f"trial {trial.number} promoted at epoch {level}" for trial, level in promoted],
                 "promoted",
                 "#0072B2",
                 6.0,

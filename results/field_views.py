@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from results.evidence import Evidence
+from results.heading import in_budget
 from results.importance import Effect
 from results.tables import Row, show
 from results.view import Tell, View, interval, number
@@ -31,15 +32,13 @@ def importance_view(evidence: Evidence) -> View:
     for epochs in evidence.state.levels[1:]:
         reached = next((row[f"n_at_{epochs}"] for row in rows if row.get(f"n_at_{epochs}")), 0)
         if reached:
-            columns[f"share at {epochs} {evidence.plan.get('budget_unit', 'epochs')} (n={reached})"] = _percent_of(
-                f"share_at_{epochs}"
-            )
+            columns[f"share at {in_budget(evidence.plan, epochs)} (n={reached})"] = _percent_of(f"share_at_{epochs}")
     return View("importance", "what mattered", rows, columns, _importance_caption(evidence), frozenset(), frozenset({"field", "better"}))  # fmt: skip
 
 
 def rung_told(evidence: Evidence, rung: int) -> str:
     """A rung with its unit."""
-    return f"{evidence.state.levels[rung]} {evidence.plan.get('budget_unit', 'epochs')}"
+    return in_budget(evidence.plan, evidence.state.levels[rung])
 
 
 def _row(effect: Effect) -> Row:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from results.state import STATES
 from results.tables import Row
 
 ALWAYS_COUNTED = ("finished", "pruned", "failed")
+
+
+def amount(number: int, unit: str = "epochs") -> str:
+    """So many epochs, or of what else: `1 epoch`, `4 epochs`, `20 seconds`."""
+    return f"{number} {unit.removesuffix('s') if number == 1 else unit}"
+
+
+def in_budget(plan: dict[str, Any], *levels: int) -> str:
+    """Rungs of a study with what they count: `1 epoch`, `4, 12, 36 epochs`, `20 seconds`."""
+    unit = plan.get("budget_unit", "epochs")
+    return amount(levels[0], unit) if len(levels) == 1 else f"{', '.join(map(str, levels))} {unit}"
 
 
 def headline(told: Row) -> str:
@@ -20,7 +33,7 @@ def headline(told: Row) -> str:
 
     line = f"best: {scores(best)} (trial {best['number']}, {best['trial']}, epoch {best['epoch']})"
     if base:
-        line += f"; base: {scores(base)} after {base['epochs']} epochs"
+        line += f"; base: {scores(base)} after {amount(base['epochs'])}"
     return line
 
 

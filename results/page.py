@@ -12,7 +12,7 @@ from results.audit import Audit
 from results.charts import charts
 from results.evidence import Evidence
 from results.gallery import examples
-from results.heading import counts, headline
+from results.heading import counts, headline, in_budget
 from results.marks import Chart
 from results.pages import (
     Section,
@@ -187,7 +187,7 @@ def _plan(evidence: Evidence) -> dict[str, str]:
     return {
         "space": f"{plan['space']['space']} ({plan['space']['profile']})",
         "search": f"{plan['sampler']} + {plan['scheduler']}, study seed {plan['seed']}",
-        "budget": f"{plan['trials']} trials, rungs {', '.join(map(str, state.levels))} {plan.get('budget_unit', 'epochs')}",
+        "budget": f"{plan['trials']} trials, rungs {in_budget(plan, *state.levels)}",
         "judged": f"pruned by the {state.prune_on} {state.metric}, ranked by the {state.rank_on}",
         "evaluated by": "pycocotools" if plan["official_eval"] else "faster-coco-eval",
         "ended": state.ended or "it has not ended",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from results.ablation import ablation_rows, caption, title
 from results.evidence import Evidence
 from results.field_views import field_views
+from results.heading import amount, in_budget
 from results.state import StudyState, Trial
 from results.statistics import POWER, differences, mean_interval
 from results.tables import MEASURED, Row, configurations, measured_score, show
@@ -227,7 +228,7 @@ def classes_view(evidence: Evidence) -> View:
         columns["best, 95 % over images"] = lambda r: interval(r["images_low"], r["images_high"])
     which = "last epoch of one seed each" if "steps" in evidence.plan else "ranked epoch"
     told = f"AP at the {which} on {evidence.plan['dataset']['val_images']} images ({evidence.plan['dataset']['fingerprint']}); "
-    told += ", ".join(f"{label}: trial {trial.id} after {trial.last_epoch} epochs" for label, trial in trials.items())
+    told += ", ".join(f"{label}: trial {trial.id} after {amount(trial.last_epoch)}" for label, trial in trials.items())
     told += f"; {evidence.about_images()}" if spread else ""
     return View("classes", "AP by class", rows, columns, told, frozenset(), frozenset({"class"}))
 
@@ -305,8 +306,8 @@ def _stands_on(evidence: Evidence) -> str:
     plan, state = evidence.plan, evidence.state
     data, seeds = plan["dataset"], len({trial.seed for trial in state.trials.values()})
     return (
-        f"{data['val_images']} images of {data['name']} ({data['fingerprint']}); rungs {', '.join(map(str, state.levels))} "
-        f"{plan.get('budget_unit', 'epochs')}; {seeds} training seed{'s' * (seeds != 1)}"
+        f"{data['val_images']} images of {data['name']} ({data['fingerprint']}); rungs {in_budget(plan, *state.levels)}; "
+        f"{seeds} training seed{'s' * (seeds != 1)}"
     )
 
 

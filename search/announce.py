@@ -86,12 +86,13 @@ def _search_lines(study: Study, expected: Forecast) -> dict[str, str]:
     after = trials_after(plan)
     more = f", then up to {after * study.levels[-1]} of {after} trials trained to the end" if after else ""
     rungs = ", ".join(f"~{n} reach {level}" for level, n in zip(study.levels, expected.trials_by_rung, strict=True))
+    unit = plan.get("budget_unit", "epochs")
     return {
         "space": f"{plan['space']['space']}, {len(study.space.fields)} fields: {', '.join(study.space.fields)}",
         "search": f"{plan['sampler']} proposes, {plan['scheduler']} prunes, {plan['trials']} trials (the first is the base), "
         f"seed {plan['seed']}, by {plan['metric']}; rungs judge by the {plan.get('prune_on', 'last')} score, tables rank by "
         f"the {plan.get('rank_on', 'best')}{_objectives(plan)}{_after(plan)}{_view(plan)}",
-        "rungs": f"{rungs} epochs; an epoch is {_epoch(study)}; about {expected.epochs:.0f} epochs in the whole search{more}",
+        "rungs": f"{rungs} {unit}; an epoch is {_epoch(study)}; about {expected.epochs:.0f} {unit} in the whole search{more}",
     }
 
 
@@ -163,9 +164,11 @@ def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
     seconds = probe_epoch_seconds(
         configs, plan["source"], plan["skip_bad"], slots, study.resources.threads, study.resources.torch_device
     )
-    forecast = simulate(scheduler, plan["trials"], slots, seconds)
+    unit = plan.get("budget_unit", "epochs")
+    unit_seconds = [1.0] if unit == "seconds" else seconds  # what each of the budget takes
+    forecast = simulate(scheduler, plan["trials"], slots, unit_seconds)
     after = trials_after(plan) * study.levels[-1]
-    total = SECONDS_TO_START + forecast.seconds + after * statistics.fmean(seconds) / slots + SECONDS_TO_REPORT
+    total = SECONDS_TO_START + forecast.seconds + after * statistics.fmean(unit_seconds) / slots + SECONDS_TO_REPORT
     say(f"  probed  {min(seconds):.1f} .. {max(seconds):.1f} s per epoch, {slots} at a time")
     whole = ", those that it has trained already included" if study.resumed else ""
-    say(f"predicted {total / 60:.1f} minutes for {forecast.epochs + after:.0f} epochs of the whole study{whole}")
+    say(f"predicted {total / 60:.1f} minutes for {forecast.epochs + after:.0f} {unit} of the whole study{whole}")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from detector.data.dataset import DataError, DataSource
 from results.ablation import title as steps_title
-from results.heading import counts, headline
+from results.heading import counts, headline, in_budget
 from results.importance import CHANCE_TOLD, Importance
 from results.report import Results
 from results.state import StudyState, Trial
@@ -147,7 +147,7 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
         f"train_share {show(told['train_share'])}",
     )
     if not found.steps:
-        _print_effects(state, found.importance, console)
+        _print_effects(study.plan, state, found.importance, console)
     _print_reasons(state, console)
     run = study.folder
     _say(console, "\nnext:")
@@ -219,9 +219,12 @@ def _extension(study: Study) -> str:
     return f" --trials {study.plan['trials'] * 2}"
 
 
-def _print_effects(state: StudyState, importance: Importance, console: Console) -> None:
+def _print_effects(plan: dict[str, Any], state: StudyState, importance: Importance, console: Console) -> None:
     found = [effect for effect in importance.effects if effect.chance <= CHANCE_TOLD][:SHOWN_EFFECTS]
-    _say(console, f"\nwhat mattered at the first rung ({state.levels[0]} epochs; all trials, survivors or not):")
+    _say(
+        console,
+        f"\nwhat mattered at the first rung ({in_budget(plan, state.levels[0])}; all trials, survivors or not):",
+    )
     for effect in found:
         share = effect.share
         interval_told = f" ({share.low:.0%} .. {share.high:.0%})" * (not math.isnan(share.low))

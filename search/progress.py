@@ -64,7 +64,7 @@ class Progress:
                     f"{record['seconds']:.1f} s  ETA {self.eta()}"
                 )
             case "promoted":
-                return f"{name}: promoted to {record['to_epoch']} epochs"
+                return f"{name}: promoted to epoch {record['to_epoch']}"
             case "leg_ended" if record["outcome"] in ("diverged", "error", "lost", "infeasible", "failed"):
                 return f"{name}: {record['outcome']}: {record.get('reason', '')}"
         return ""

@@ -125,7 +125,7 @@ class PromotionAsha:
 
     def explain(self, rungs: Sequence[Rung], trial: str, rung: int) -> str:
         at = rungs[rung]
-        place = f"{_ordinal(at.place(trial) + 1)} of {len(at)} at {self.levels[rung]} epochs"
+        place = f"{_ordinal(at.place(trial) + 1)} of {len(at)} at the rung of {self.levels[rung]}"
         if self.is_promotable(at, trial):
             return f"{place}: due to go on when the study ended"
         return f"{place}, where the top {len(at) // self.eta} went on"
@@ -175,7 +175,7 @@ class StoppingAsha:
         number = at.arrived.index(trial)
         cutoff = at.verdicts.cutoffs[number]
         wanted = "-" if cutoff is None else f"{cutoff:.3f}"
-        return f"{at.scores[trial]:.3f} at {self.levels[rung]} epochs, below the cut-off {wanted} of {number} before it"
+        return f"{at.scores[trial]:.3f} at the rung of {self.levels[rung]}, below the cut-off {wanted} of {number} before it"
 
 
 def percentile(ordered: Sequence[float], q: float) -> float:

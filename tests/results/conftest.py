@@ -142,8 +142,8 @@ def study(story: Story) -> Path:
     story.train("fail0005", [], 1, 1014.0, "failed", to=1)
     story.create("stop0006", TRIALS["stop0006"][0], 1020.0)
     story.train("stop0006", TRIALS["stop0006"][1], 1, 1020.0, "interrupted", to=3)
-    story.add("trial_pruned", 1039.0, trial="low00003", reason="3rd of 4 at 1 epochs, where the top 1 went on")
-    story.add("trial_pruned", 1039.0, trial="base0001", reason="2nd of 2 at 3 epochs, where the top 0 went on")
+    story.add("trial_pruned", 1039.0, trial="low00003", reason="3rd of 4 at the rung of 1, where the top 1 went on")
+    story.add("trial_pruned", 1039.0, trial="base0001", reason="2nd of 2 at the rung of 3, where the top 0 went on")
     story.add("study_ended", 1040.0, reason="interrupted")
     return story.write()
 

@@ -175,7 +175,7 @@ class TestPromotionAsha:
 
     def test_explain_says_place_number_and_how_many_went_on(self) -> None:
         rungs = [Rung({"a": 0.1, "b": 0.5, "c": 0.4}), Rung()]
-        assert PromotionAsha([1, 3], 3).explain(rungs, "c", 0) == "2nd of 3 at 1 epochs, where the top 1 went on"
+        assert PromotionAsha([1, 3], 3).explain(rungs, "c", 0) == "2nd of 3 at the rung of 1, where the top 1 went on"
 
 
 def ray_scheduler(levels: list[int], eta: int) -> Any:
@@ -244,7 +244,7 @@ class TestStoppingAsha:
         rungs = [Rung({"a": 0.4, "b": 0.1}), Rung()]
         assert (
             StoppingAsha([1, 2], 2).explain(rungs, "b", 0)
-            == "0.100 at 1 epochs, below the cut-off 0.400 of 1 before it"
+            == "0.100 at the rung of 1, below the cut-off 0.400 of 1 before it"
         )
 
 
@@ -294,8 +294,8 @@ class TestEveryScheduler:
 def test_who_was_due_to_go_on_is_not_told_that_others_did() -> None:
     scheduler = make_scheduler("asha", rung_levels(1, 9, 3), 3)
     rungs = [Rung({"a": 0.3, "b": 0.2, "c": 0.1}), Rung(), Rung()]
-    assert scheduler.explain(rungs, "a", 0) == "1st of 3 at 1 epochs: due to go on when the study ended"
-    assert scheduler.explain(rungs, "b", 0) == "2nd of 3 at 1 epochs, where the top 1 went on"
+    assert scheduler.explain(rungs, "a", 0) == "1st of 3 at the rung of 1: due to go on when the study ended"
+    assert scheduler.explain(rungs, "b", 0) == "2nd of 3 at the rung of 1, where the top 1 went on"
 
 
 def test_none_has_one_rung_and_promotes_nobody() -> None:
