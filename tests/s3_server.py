@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -36,8 +35,8 @@ def filtered(environ, start):
         return [b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"]
     return app(environ, start)
 
-server = make_server(sys.argv[1], int(sys.argv[2]), filtered, threaded=True)
-print("ready", flush=True)
+server = make_server(sys.argv[1], 0, filtered, threaded=True)
+print(server.server_port, flush=True)
 server.serve_forever()
 """
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "planted-secret-8d1f", "AWS_REGION": "us-east-1"}
@@ -72,17 +71,15 @@ class S3Server:
 @contextmanager
 def s3_server(log: Path, host: str = "127.0.0.1", command: tuple[str, ...] = ()) -> Iterator[S3Server]:
     """Starts the server (by `command` before it, e.g. in a network namespace) and makes the bucket `studies`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [*command, sys.executable, "-c", SERVER, host, str(port)], stdout=subprocess.PIPE, stderr=errors, text=True
+            [*command, sys.executable, "-c", SERVER, host], stdout=subprocess.PIPE, stderr=errors, text=True
         )
         try:
             assert process.stdout is not None
-            assert process.stdout.readline().strip() == "ready", log.read_text()
-            server = S3Server(host, port)
+            port = process.stdout.readline().strip()
+            assert port, log.read_text()
+            server = S3Server(host, int(port))
             if not command:
                 _wait_until_it_answers(server)
                 server.make_bucket("studies")

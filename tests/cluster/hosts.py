@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -71,10 +72,17 @@ class Host:
         """The host's first process: with it all others go."""
         return psutil.Process(self.process.pid).children()[0]
 
-    def processes(self) -> list[psutil.Process]:
-        """Everything that runs on the host but its first process, whoever started it."""
-        own = _namespace(self.first)
-        return [p for p in psutil.process_iter() if p != self.first and _namespace(p) == own]
+    def freeze(self) -> list[psutil.Process]:
+        """Everything that runs on the host but its first process stands still, whoever started it; `thaw` lets it go on."""
+        first = self.first  # found by a look through all processes
+        own = _namespace(first)
+        frozen = [p for p in psutil.process_iter() if p != first and _namespace(p) == own]
+        _signal(frozen, signal.SIGSTOP)
+        return frozen
+
+    @staticmethod
+    def thaw(frozen: list[psutil.Process]) -> None:
+        _signal(frozen, signal.SIGCONT)
 
     def command(self, *words: str) -> list[str]:
         """Words that run a command inside, as its root."""
@@ -103,6 +111,12 @@ class Host:
     def mend(self) -> None:
         """Puts the network back."""
         _run("ip", "link", "set", self.device, "up")
+
+
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # one that has ended meanwhile
+            process.send_signal(number)
 
 
 def _namespace(process: psutil.Process) -> str:

@@ -103,15 +103,12 @@ def test_a_host_loses_its_network_for_a_while(fault: Fault, cluster: Cluster) ->
 
 def test_a_host_hangs_for_a_while(fault: Fault, cluster: Cluster) -> None:
     """A slow node: all of it stands still for less than Ray's patience, the others go on."""
-    command = fault.begin()
-    frozen = cluster.one.processes()
-    for process in frozen:
-        process.send_signal(signal.SIGSTOP)
+    command = fault.begin("--trials", "40")  # the others still have work when it stands
+    frozen = cluster.one.freeze()
     before = count_epochs(fault.folder)
     time.sleep(fault.rng.uniform(5, 20))
     meanwhile = count_epochs(fault.folder) - before
-    for process in frozen:
-        process.send_signal(signal.SIGCONT)
+    cluster.one.thaw(frozen)
     fault.remember()
     assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
     assert meanwhile > 0, "nobody waited for it"
@@ -136,9 +133,7 @@ def test_the_head_dies(fault: Fault, cluster: Cluster) -> None:
 def test_an_old_driver_comes_back_to_life(fault: Fault, cluster: Cluster) -> None:
     """It finds that another has taken the study over, stops, and what it wrote meanwhile does not count."""
     old = fault.begin()
-    frozen = cluster.head.processes()
-    for process in frozen:
-        process.send_signal(signal.SIGSTOP)
+    frozen = cluster.head.freeze()
     fault.remember()
     cluster.driver = cluster.hosts.add("next")
     cluster.hosts.start_head(cluster.driver)
@@ -149,8 +144,8 @@ def test_an_old_driver_comes_back_to_life(fault: Fault, cluster: Cluster) -> Non
     wait_until(
         lambda: any(r["generation"] == 2 for r in journal(fault.folder)), new, "the new driver took nothing over"
     )
-    for process in (*frozen, old.process):  # nsenter stops with what it has started
-        process.send_signal(signal.SIGCONT)
+    cluster.head.thaw(frozen)
+    old.process.send_signal(signal.SIGCONT)  # nsenter stops with what it has started
     assert old.wait(STOP_TIMEOUT) == 2, old.text()[-3000:]
     assert "another driver has taken this study over (host next, process" in old.text()
     assert "Traceback" not in old.text()
@@ -161,7 +156,7 @@ def test_an_old_driver_comes_back_to_life(fault: Fault, cluster: Cluster) -> Non
 def test_a_second_driver_is_refused_while_the_first_lives(fault: Fault, cluster: Cluster) -> None:
     other = cluster.hosts.add("next")  # first of all: the study is not to end while this host starts
     cluster.hosts.start_head(other)
-    first = fault.begin("--trials", "40")
+    first = fault.begin("--trials", "80")
     cluster.driver = other
     second = cluster.start("--space", "smoke", "--runs-dir", str(fault.runs), "--resume", "--name", "f")
     assert second.wait(STOP_TIMEOUT) == 2, second.text()[-3000:]

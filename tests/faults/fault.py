@@ -21,7 +21,7 @@ from tests.running import (
     wait_for_epochs,
 )
 
-EPOCHS_BEFORE = (2, 18)  # a smoke study has about 26: the fault strikes after so many, drawn evenly
+EPOCHS_BEFORE = (2, 12)  # a smoke study has about 26, five a second: the fault strikes after so many, drawn evenly
 
 
 @dataclass

@@ -127,7 +127,11 @@ def test_ctrl_c_twice(fault: Fault) -> None:
 def test_truncated_checkpoint(fault: Fault) -> None:
     """The newest checkpoint of every running trial is cut: the one before it is gone on from."""
     command = fault.begin()
-    while not checkpoints_of_running(fault.folder):
+    while True:
+        command.process.send_signal(signal.SIGSTOP)  # no trial ends, and none begins, between the look and the kill
+        if checkpoints_of_running(fault.folder):
+            break
+        command.process.send_signal(signal.SIGCONT)
         assert command.process.poll() is None, "the study ended before a running trial had a checkpoint"
         command.tree()
         time.sleep(POLL / 10)
@@ -175,7 +179,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_full_disk(fault: Fault, small_disk: Path) -> None:
     fault.runs, fault.folder = small_disk, small_disk / "f"
-    command = fault.start("--space", "smoke", "--runs-dir", str(small_disk), "--name", "f")
+    # One at a time: of two trials that end their first epochs together, neither may have room.
+    command = fault.start("--space", "smoke", "--runs-dir", str(small_disk), "--name", "f", "--concurrent", "1")
     assert command.wait(STUDY_TIMEOUT) == 4, command.text()[-3000:]
     assert "Traceback" not in command.text()
     assert "is full: the study is paused. Make room, then:" in command.text()

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def epochs(folder: Path) -> list[str]:
     return [record["trial"] for record in map(json.loads, lines) if record["event"] == "epoch"]
 
 
+def is_started(folder: Path, trial: str) -> bool:
+    """Whether the journal has a leg of a trial."""
+    return any(r["event"] == "leg_started" and r["trial"] == trial for r in read_journal(folder / "journal.jsonl"))
+
+
+def wait_until(true: Callable[[], bool], study: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert study.poll() is None, "the study has ended"
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
 def test_a_running_study_is_controlled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "runs" / "s"
@@ -46,18 +60,13 @@ def test_a_running_study_is_controlled(tmp_path: Path, capsys: pytest.CaptureFix
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        until = time.monotonic() + PATIENCE_S
-        while len(epochs(folder)) < 3 and time.monotonic() < until and study.poll() is None:
-            time.sleep(0.5)
-        running = epochs(folder)[-1]
-        assert main([str(folder), "prune", running, "--patience", "60"]) == 0
+        wait_until(lambda: len(epochs(folder)) >= 3, study)
         config = tmp_path / "mine.yaml"
         config.write_text("lr: 0.0042\n")
         assert main([str(folder), "add", str(config), "--patience", "60"]) == 0
-        while time.monotonic() < until and not any(
-            r["event"] == "leg_started" and r["trial"] == added(folder) for r in read_journal(folder / "journal.jsonl")
-        ):
-            time.sleep(0.5)
+        running = epochs(folder)[-1]
+        assert main([str(folder), "prune", running, "--patience", "60"]) == 0  # its slot is the added config's
+        wait_until(lambda: is_started(folder, added(folder)), study)
         assert main([str(folder), "stop", "--patience", "60"]) == 0
         said, _ = study.communicate(timeout=PATIENCE_S)
     finally:
@@ -71,7 +80,7 @@ def test_a_running_study_is_controlled(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(rows) < 60
     records = read_journal(folder / "journal.jsonl")
     assert records[-1] == {**records[-1], "event": "study_ended", "reason": "stopped"}
-    assert [r["ask"] for r in records if r["event"] == "asked"] == ["prune", "add", "stop"]
+    assert [r["ask"] for r in records if r["event"] == "asked"] == ["add", "prune", "stop"]
     assert "has ended" not in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         main([str(folder), "stop"])

@@ -18,6 +18,13 @@ Opened = Callable[[], Store]
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+@pytest.fixture
+def unhurried(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beats that are long beside a request to a busy server, as real ones are: a claim that is given up lives for less than one."""
+    monkeypatch.setattr(module, "BEAT_S", 1.0)
+    monkeypatch.setattr(module, "WATCH_S", 10.0)
+
+
 def claim_of_elsewhere(store: Store, generation: int, **more: object) -> str:
     """A claim as a driver on another machine leaves it."""
     name = f"lease/{generation:08d}-0123456789ab.json"
@@ -44,7 +51,8 @@ def test_each_driver_has_a_generation_of_its_own(opened: Opened) -> None:
     assert len(opened().sizes("lease/")) == 1, "claims that are over are cleared away"
 
 
-def test_a_living_driver_elsewhere_is_not_taken_over_from(opened: Opened) -> None:
+def test_a_living_driver_elsewhere_is_not_taken_over_from(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH_S", 50 * module.BEAT_S)  # a busy machine may hold the other's beats up
     store, ended = opened(), threading.Event()
 
     def live() -> None:
@@ -114,7 +122,7 @@ def test_a_revived_driver_finds_that_it_was_taken_over_from(opened: Opened) -> N
 
 
 def test_one_gives_way_to_a_claim_of_a_lower_generation_that_came_while_it_watched_another(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, unhurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, real = opened(), module._refuse_if_one_lives
     watched = claim_of_elsewhere(store, 1, released=True)
@@ -136,7 +144,7 @@ def test_one_gives_way_to_a_claim_of_a_lower_generation_that_came_while_it_watch
 
 
 def test_a_living_driver_is_seen_below_a_claim_that_is_given_up_meanwhile(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, unhurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder, real = Lease.take(opened()), module._refuse_if_one_lives
     higher = claim_of_elsewhere(opened(), 2)
@@ -146,7 +154,6 @@ def test_a_living_driver_is_seen_below_a_claim_that_is_given_up_meanwhile(
         real(store, names)
 
     monkeypatch.setattr(module, "_is_dead_here", lambda claim: False)
-    monkeypatch.setattr(module, "WATCH_S", 50 * module.BEAT_S)
     monkeypatch.setattr(module, "_refuse_if_one_lives", meanwhile)
     with pytest.raises(JournalError, match="another search is running in it"):
         Lease.take(opened())
@@ -180,7 +187,7 @@ def test_one_that_was_taken_over_from_keeps_nobody_away(opened: Opened) -> None:
     new.release()
 
 
-def test_of_many_who_claim_at_once_one_gets_it(opened: Opened) -> None:
+def test_of_many_who_claim_at_once_one_gets_it(opened: Opened, unhurried: None) -> None:
     got: list[Lease] = []
     refused: list[JournalError] = []
 
@@ -193,7 +200,6 @@ def test_of_many_who_claim_at_once_one_gets_it(opened: Opened) -> None:
     # One process would take its own claims for dead ones.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_is_dead_here", lambda claim: False)
-        patch.setattr(module, "WATCH_S", 50 * module.BEAT_S)  # a busy machine may hold the winner's beats up
         threads = [threading.Thread(target=claim) for _ in range(6)]
         for thread in threads:
             thread.start()
