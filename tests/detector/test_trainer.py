@@ -459,6 +459,22 @@ def test_weight_decay_acts_on_no_norm_and_no_bias(optimizer: str, norm: str, tin
     assert {0.0, 0.3} == set(decays.values())
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_the_fused_step_is_the_plain_one(optimizer: str, channels_last: bool, tiny_data: TrainingData) -> None:
+    """On a CPU it goes through memory as it lies: a gradient in another layout than its weight would silently go astray."""
+    config = tiny(optimizer=optimizer, channels_last=channels_last, norm="group", precision="fp32")
+    fused, plain = build(config, tiny_data), build(config, tiny_data)
+    for group in plain.optimizer.param_groups:
+        assert group["fused"]
+        group["fused"] = False
+    images, targets = first_batch(fused)
+    for trainer in (fused, plain):
+        trainer.train_batch(images.clone(), targets, 1e-2)
+    for ours, theirs in zip(fused.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_the_gradient_is_clipped_to_the_norm(tiny_data: TrainingData) -> None:
     # Plain SGD without momentum or decay moves by lr x gradient, whose norm is at most clip_norm.
     config = tiny(optimizer="sgd", sgd_momentum=0.0, weight_decay=0.0, clip_norm=0.01)
