@@ -305,12 +305,21 @@ def detections_as_coco(found: Detections, cached: CachedSplit, start: int) -> li
 
 
 def save_checkpoint(state: dict[str, Any], path: Path, keep_previous: bool = True) -> None:
-    """Writes a checkpoint so that a crash leaves the old or the new one, never half; the old one may be kept beside it."""
+    """Writes a checkpoint so that a crash leaves the old or the new one, never half; the old one may be kept beside it.
+
+    Raises: OSError, as of a full disk; what was half written takes no room then.
+    """
     unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+    except (OSError, RuntimeError) as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error.__context__, OSError):  # torch closes its file and says of that alone that it failed
+            raise error.__context__ from None
+        raise
     if keep_previous and path.exists():
         path.replace(previous_checkpoint(path))
     unfinished.replace(path)

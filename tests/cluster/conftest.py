@@ -37,6 +37,6 @@ def shared(tmp_path: Path) -> Iterator[Path]:
     """A small file system that every host made after it mounts at the same path, as one of a file server."""
     place = tmp_path / "shared"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(place)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(place)], check=True)
     yield place
     subprocess.run(["umount", "-l", str(place)], check=False)
