@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -316,7 +316,8 @@ def save_checkpoint(state: dict[str, Any], path: Path, keep_previous: bool = Tru
             file.flush()
             os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
     except (OSError, RuntimeError) as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong first is what is told
+            unfinished.unlink()
         if isinstance(error.__context__, OSError):  # torch closes its file and says of that alone that it failed
             raise error.__context__ from None
         raise

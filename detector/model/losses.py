@@ -157,7 +157,8 @@ def class_weights(alpha: float | tuple[float, ...], logits: Tensor) -> float | T
 
 def focal_loss(logits: Tensor, target: bool, gamma: float, alpha: float | Tensor) -> Tensor:
     """-alpha_t (1 - p_t)^gamma log(p_t), elementwise (Lin et al. 2018, equation 5), for one target everywhere."""
-    return FocalTerm.apply(-logits, gamma, alpha) if target else FocalTerm.apply(logits, gamma, 1.0 - alpha)  # type: ignore[no-any-return]
+    wrong, weight = (-logits, alpha) if target else (logits, 1.0 - alpha)
+    return FocalTerm.apply(wrong, gamma, weight)  # type: ignore[no-any-return]
 
 
 class FocalTerm(torch.autograd.Function):

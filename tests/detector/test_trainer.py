@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from detector.trainer import (
     wants_bf16,
 )
 from tests.detector.conftest import TINY
+from tests.small_disk import mounted
 
 
 def tiny(**values: Any) -> DetectorConfig:
@@ -631,22 +631,11 @@ def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path, d
     assert load_checkpoint(path)["number"] == 1  # type: ignore[index]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 200 kB."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"a full disk is a small tmpfs, which cannot be mounted here: {mounted.stderr.strip()}")
-    yield tmp_path
-    subprocess.run(["umount", "-l", str(tmp_path)], check=False)
-
-
-def test_a_full_disk_is_told_as_one_and_nothing_half_written_stays(small_disk: Path) -> None:
-    with pytest.raises(OSError, match="No space left on device"):  # of torch.save alone it is a RuntimeError
-        save_checkpoint({"weights": torch.zeros(100_000)}, small_disk / "checkpoint.pt")
-    assert not list(small_disk.iterdir())
+def test_a_full_disk_is_told_as_one_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    with mounted(tmp_path, "200k"):
+        with pytest.raises(OSError, match="No space left on device"):  # of torch.save alone it is a RuntimeError
+            save_checkpoint({"weights": torch.zeros(100_000)}, tmp_path / "checkpoint.pt")
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_lost_between_the_two_renames_falls_back(tmp_path: Path) -> None:

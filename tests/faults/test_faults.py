@@ -28,6 +28,7 @@ from tests.running import (
     journal,
     journal_lines,
 )
+from tests.small_disk import mounted
 
 pytestmark = pytest.mark.slow
 
@@ -168,13 +169,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs of a few megabytes, as a disk that fills up."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"a full disk is a small tmpfs, which cannot be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=False)
+    with mounted(place, "6m"):
+        yield place
 
 
 def test_full_disk(fault: Fault, small_disk: Path) -> None:

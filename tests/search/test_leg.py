@@ -80,7 +80,7 @@ def test_a_full_disk_interrupts_the_leg_and_the_same_leg_goes_on_with_room(study
     report = LegRunner(leg(1), study).step()
     assert (report["outcome"], report["storage_trouble"]) == ("interrupted", "is full")
     assert not (folder / ERROR).exists()
-    (folder / file).unlink()
+    (folder / file).unlink(missing_ok=True)  # half a checkpoint is gone already
     assert LegRunner(leg(1), study).step()["outcome"] == "reached"
 
 
