@@ -6,6 +6,7 @@ Shapes: B images, M boxes of the fullest image (padded), A anchors, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from detector.config import ConfigError, DetectorConfig, check_class_weights
 from detector.model.anchors import make_anchors_xyxy
 from detector.model.backbones import make_trunk, read_state_dict
 from detector.model.cells import num_anchors_per_cell, num_anchors_per_level
-from detector.model.heads import DenseHead
+from detector.model.heads import AtAnchors, DenseHead
 from detector.model.losses import DetectionLoss, WholeBatch
 from detector.model.matching import make_matcher
 from detector.model.necks import make_neck
@@ -64,9 +65,17 @@ class Detector(nn.Module):
 
     def losses(self, images: Tensor, targets: Targets, whole: WholeBatch | None = None) -> tuple[Tensor, Tensor]:
         """(classification loss, box loss) of a batch; of a part of one, its share of the losses of the `whole`."""
-        logits, box_regression = self(images)
-        with torch.autocast(images.device.type, enabled=False):
+        in_fp32 = partial(torch.autocast, images.device.type, enabled=False)
+        with in_fp32():
             matched = self.match(targets)
+        features = self.neck(self.trunk(images))
+        logits = self.head.logits(features)
+        box_regression: Tensor | AtAnchors
+        if images.device.type == "cpu":  # matched anchors alone have a box loss
+            box_regression = self.head.box_regression_at(features, matched >= 0)
+        else:  # which they are, a GPU would have to wait for
+            box_regression = self.head.box_regression(features)
+        with in_fp32():
             return self.loss(
                 logits, box_regression, matched, targets.boxes_xyxy, targets.labels, self.anchors_xyxy, whole
             )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import pairwise
-from typing import cast
+from itertools import islice, pairwise
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,15 @@ from torch import Tensor, nn
 
 from detector.config import DetectorConfig
 from detector.model.norms import make_norm
+from detector.model.sparse_convolution import WORTH_IT, Cells, as_rows, convolve_rows
+
+
+class AtAnchors(NamedTuple):
+    """The box regression of P anchors of a batch."""
+
+    image: Tensor  # (P,)
+    anchor: Tensor  # (P,) which of the image's
+    box_regression: Tensor  # (P, 4)
 
 
 class Tower(nn.Module):
@@ -31,8 +40,9 @@ class Tower(nn.Module):
         kind = config.head_norm if depth else "none"
         group_channels = config.group_norm_channels if kind == "group" else 0
         widths = [in_channels] + ([config.head_channels] * depth if depth else [])
+        self.without_norm = kind == "none"
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, padding=1, bias=kind == "none") for a, b in pairwise(widths)
+            nn.Conv2d(a, b, kernel_size=3, padding=1, bias=self.without_norm) for a, b in pairwise(widths)
         )
         norm_sets = num_levels if kind == "batch" else 1
         self.norms = nn.ModuleList(
@@ -50,11 +60,35 @@ class Tower(nn.Module):
                 nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor, level: int) -> Tensor:
-        norms = cast(nn.ModuleList, self.norms[level if len(self.norms) > 1 else 0])
-        for conv, norm in zip(self.convs, norms, strict=True):
-            x = F.relu(norm(conv(x)), inplace=True)
-        output: Tensor = self.output(x)
+        output: Tensor = self.output(self._hidden(x, level, len(self.convs)))
         return output
+
+    def at(self, maps: list[Tensor], cells: Tensor) -> Tensor:
+        """(M, O): what all of its maps' outputs hold at `cells` (M,), each convolution done where the next one reads it.
+
+        A hidden one is done everywhere where a norm needs that, or where most is read.
+        """
+        grid, layers = Cells(maps), [*cast(Iterable[nn.Conv2d], self.convs), self.output]
+        read = [cells]  # what the last layer is asked for, what it reads of the one before, and so on
+        while self.without_norm and len(read) < len(layers):
+            wider = grid.around(read[0])
+            if len(wider) > WORTH_IT * grid.count:
+                break
+            read.insert(0, wider)
+        everywhere = len(layers) - len(read)
+        rows = as_rows([self._hidden(x, level, everywhere) for level, x in enumerate(maps)])
+        under = grid.neighbours[read[0]]
+        for layer, here, following in zip(layers[everywhere:], read, read[1:], strict=False):
+            rows = F.relu(convolve_rows(layer, rows, under), inplace=True)
+            under = grid.rows_of(here)[grid.neighbours[following]]
+        return convolve_rows(self.output, rows, under)
+
+    def _hidden(self, x: Tensor, level: int, layers: int) -> Tensor:
+        """The map after so many of the hidden convolutions."""
+        norms = cast(nn.ModuleList, self.norms[level if len(self.norms) > 1 else 0])
+        for conv, norm in islice(zip(self.convs, norms, strict=True), layers):
+            x = F.relu(norm(conv(x)), inplace=True)
+        return x
 
 
 class DenseHead(nn.Module):
@@ -90,12 +124,42 @@ class DenseHead(nn.Module):
                     bias.copy_(start.repeat(len(bias) // len(start)))
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        logits, regressions = [], []
-        for level, x in enumerate(features):
-            copy, within = (0, level) if self.shared else (level, 0)
-            logits.append(permute_to_b_hwa_k(self.classification[copy](x, within), self.num_scores))
-            regressions.append(permute_to_b_hwa_k(self.regression[copy](x, within), 4))
-        return torch.cat(logits, dim=1).float(), torch.cat(regressions, dim=1).float()
+        return self.logits(features), self.box_regression(features)
+
+    def logits(self, features: list[Tensor]) -> Tensor:
+        """(B, sum HWA, C)."""
+        return self._everywhere(self.classification, self.num_scores, features)
+
+    def box_regression(self, features: list[Tensor]) -> Tensor:
+        """(B, sum HWA, 4)."""
+        return self._everywhere(self.regression, 4, features)
+
+    def box_regression_at(self, features: list[Tensor], asked: Tensor) -> AtAnchors:
+        """The box regression of those anchors that are `asked` for, (B, sum HWA) bool: the box head's work nowhere else."""
+        found, first = [], 0
+        for tower, maps in self._served(self.regression, features):
+            per_cell = cast(Tower, tower).output.out_channels // 4
+            last = first + sum(x.shape[2] * x.shape[3] for x in maps) * per_cell
+            own = asked[:, first:last]
+            of_cells = own.reshape(-1, per_cell)
+            cells = of_cells.any(dim=1).nonzero().squeeze(1)
+            values = cast(Tower, tower).at(maps, cells).view(-1, per_cell, 4)
+            image, anchor = own.nonzero(as_tuple=True)
+            found.append(AtAnchors(image, anchor + first, values[of_cells[cells]].float()))
+            first = last
+        return AtAnchors(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    def _everywhere(self, towers: nn.ModuleList, k: int, features: list[Tensor]) -> Tensor:
+        levels = [
+            permute_to_b_hwa_k(tower(x, level), k)
+            for tower, maps in self._served(towers, features)
+            for level, x in enumerate(maps)
+        ]
+        return torch.cat(levels, dim=1).float()
+
+    def _served(self, towers: nn.ModuleList, features: list[Tensor]) -> Iterable[tuple[nn.Module, list[Tensor]]]:
+        """Each tower with the levels that it serves."""
+        return zip(towers, [features] if self.shared else [[x] for x in features], strict=True)
 
 
 def initial_bias(prior: float, num_classes: int, softmax: bool) -> Tensor:

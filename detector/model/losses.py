@@ -1,5 +1,6 @@
-"""Classification and box losses over a padded batch, without a shape that depends on the data.
+"""Classification and box losses over a padded batch.
 
+Given box regression of all anchors, no shape depends on the data, which a GPU would have to wait for.
 Shapes: B images, M boxes (padded), A anchors, K classes.
 """
 
@@ -15,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from detector.config import DetectorConfig
 from detector.model.box_coding import BoxCoder, elementwise_ciou, elementwise_giou
+from detector.model.heads import AtAnchors
 from detector.model.matching import IGNORED
 
 
@@ -40,7 +42,7 @@ class DetectionLoss:
     def __call__(
         self,
         logits: Tensor,  # (B, A, K), with softmax scores (B, A, K + 1)
-        box_regression: Tensor,  # (B, A, 4)
+        box_regression: Tensor | AtAnchors,  # (B, A, 4), or of the matched anchors alone
         matched: Tensor,  # (B, A) index of the box, BACKGROUND or IGNORED
         boxes_xyxy: Tensor,  # (B, M, 4)
         labels: Tensor,  # (B, M) class of each box
@@ -48,16 +50,19 @@ class DetectionLoss:
         whole: WholeBatch | None = None,  # where these images are a part of a batch
     ) -> tuple[Tensor, Tensor]:
         positive = matched >= 0
-        if labels.shape[1]:
-            index = matched.clamp(min=0)
-            target_boxes = boxes_xyxy.gather(1, index[..., None].expand(-1, -1, 4))
-            target_labels = labels.gather(1, index).clamp(min=0)
-        else:
-            target_boxes = anchors_xyxy.expand(len(matched), -1, -1)
-            target_labels = torch.zeros_like(matched)
+        if labels.shape[1] == 0:  # a row of padding, so that there is something to index
+            boxes_xyxy, labels = F.pad(boxes_xyxy, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+        index = matched.clamp(min=0)
+        target_labels = labels.gather(1, index).clamp(min=0)
         classification = self.classification(logits, target_labels, positive, matched != IGNORED)
-        regression = self._regression(box_regression, target_boxes, anchors_xyxy)
-        regression = torch.where(positive, regression, 0.0).sum(dim=1)
+        if isinstance(box_regression, AtAnchors):
+            image, anchor, values = box_regression
+            of_anchors = self._regression(values, boxes_xyxy[image, index[image, anchor]], anchors_xyxy[anchor])
+            regression = of_anchors.new_zeros(len(logits)).index_add(0, image, of_anchors)
+        else:
+            target_boxes = boxes_xyxy.gather(1, index[..., None].expand(-1, -1, 4))
+            of_anchors = self._regression(box_regression, target_boxes, anchors_xyxy)
+            regression = torch.where(positive, of_anchors, 0.0).sum(dim=1)
         num_positive = positive.sum(dim=1).float()
         if self.per_image:
             scale = 1.0 / num_positive.clamp(min=1) / (whole.images if whole else len(logits))
@@ -67,7 +72,7 @@ class DetectionLoss:
         return (classification * scale).sum(), (regression * scale).sum() * self.box_weight
 
     def _regression(self, box_regression: Tensor, target_boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Box loss of every anchor (B, A) as if it were positive."""
+        """Box loss (..,) of anchors and their boxes (.., 4), as if all were positive."""
         if self.box_loss != "smooth_l1":
             overlap = elementwise_giou if self.box_loss == "giou" else elementwise_ciou
             return 1.0 - overlap(self.coder.decode(box_regression, anchors), target_boxes)

@@ -66,3 +66,22 @@ def test_a_padded_batch_has_the_losses_of_its_images_one_by_one(matcher: str) ->
         expected += torch.stack(model.losses(images[n : n + 1], alone, WholeBatch(BATCH, positives)))
     assert positives > 3
     torch.testing.assert_close(torch.stack(model.losses(images, targets)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "ciou"])
+@pytest.mark.parametrize("layers", [{"head_depth": 2}, {"head_norm": "group"}, {"head_shared": False, "head_depth": 0}])
+@pytest.mark.parametrize("boxes", [True, False], ids=["boxes", "no boxes"])
+def test_a_step_of_matched_anchors_alone_is_that_of_all(box_loss: str, layers: dict[str, object], boxes: bool) -> None:
+    plain, fast = built(box_loss=box_loss, **layers), built(box_loss=box_loss, **layers)
+    images, targets = batch(plain)
+    if not boxes:
+        targets = Targets(targets.boxes_xyxy[:, :0], targets.labels[:, :0])
+    matched = plain.match(targets)
+    expected = plain.loss(*plain(images), matched, targets.boxes_xyxy, targets.labels, plain.anchors_xyxy)
+    found = fast.losses(images, targets)
+    assert (expected[1] > 0.01) == boxes == bool((matched >= 0).any())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    sum(expected).backward()
+    sum(found).backward()
+    for mine, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)

@@ -122,6 +122,59 @@ def test_without_convolutions_there_is_no_norm_and_the_output_reads_the_neck() -
     )
 
 
+NORMS = ["none", "group", "batch"]
+
+
+ALL = 2 * (24 + 6) * ANCHORS  # of two images
+
+
+def asked(count: int) -> Tensor:
+    """(B, A) bool: so many of the anchors, at random."""
+    order = torch.randperm(ALL, generator=torch.Generator().manual_seed(6))
+    return (order < count).view(2, -1)
+
+
+@pytest.mark.parametrize("count", [0, 4, 50, ALL])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("depth", [0, 1, 4])
+@pytest.mark.parametrize("shared", [True, False])
+def test_box_regression_at_some_anchors_is_that_of_all(count: int, norm: str, depth: int, shared: bool) -> None:
+    plain, sparse = (head(head_depth=depth, head_norm=norm, head_shared=shared).double() for _ in range(2))
+    for made in (plain, sparse):  # outputs that hang on their inputs
+        for tower in made.regression:
+            nn.init.normal_(tower.output.weight, std=0.1, generator=torch.Generator().manual_seed(7))
+    chosen = asked(count)
+    inputs, reference = ([x.double().requires_grad_() for x in pyramid()] for _ in range(2))
+    image, anchor, found = sparse.box_regression_at(inputs, chosen)
+    expected = plain.box_regression(reference)
+    assert found.dtype == torch.float32
+    assert len(found) == count
+    again = torch.zeros_like(expected).index_put((image, anchor), found)
+    torch.testing.assert_close(again, torch.where(chosen[..., None], expected, 0.0), rtol=1e-5, atol=1e-6)
+
+    # Every parameter has its gradient, zeros where nothing is asked for: an optimizer decays it as ever.
+    slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(8))
+    (again * slope).sum().backward()
+    (torch.where(chosen[..., None], expected, 0.0) * slope).sum().backward()
+    both = zip((*inputs, *sparse.regression.parameters()), (*reference, *plain.regression.parameters()), strict=True)
+    for mine, theirs in both:
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "count", "everywhere"),
+    [("none", 1, [0, 0]), ("none", 5, [2, 0]), ("none", ALL, [2, 2]), ("group", 1, [2, 2])],
+    ids=["few are read", "most of the first's are", "all are", "a norm reads all"],
+)
+def test_hidden_convolutions_are_done_where_they_are_read(norm: str, count: int, everywhere: list[int]) -> None:
+    made = head(head_norm=norm)
+    calls = [0, 0]
+    for n, conv in enumerate(made.regression[0].convs):
+        conv.register_forward_hook(lambda *_, n=n: calls.__setitem__(n, calls[n] + 1))
+    made.box_regression_at(pyramid(), asked(count))
+    assert calls == everywhere  # once a level
+
+
 def test_outputs_are_fp32_under_bf16_layers() -> None:
     made = head()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -12,6 +12,7 @@ from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss, sig
 
 from detector.config import DetectorConfig
 from detector.model.box_coding import decode_boxes, encode_boxes
+from detector.model.heads import AtAnchors
 from detector.model.losses import DetectionLoss, focal_loss, make_class_loss
 from detector.model.matching import BACKGROUND, IGNORED
 from tests.detector.model.test_box_coding import random_boxes
@@ -75,9 +76,15 @@ class Batch:
         self.logits = torch.randn(2, 40, NUM_CLASSES, generator=generator) * 2
         self.regression = torch.randn(2, 40, 4, generator=generator) * 0.3
 
-    def loss(self, **values: object) -> tuple[Tensor, Tensor]:
+    def loss(self, at_anchors: bool = False, **values: object) -> tuple[Tensor, Tensor]:
+        """With the box regression of every anchor, or of the matched ones alone."""
         loss = DetectionLoss(DetectorConfig(**values))
-        return loss(self.logits, self.regression, self.matched, self.boxes, self.labels, self.anchors)
+        regression: Tensor | AtAnchors = self.regression
+        if at_anchors:
+            image, anchor = (self.matched >= 0).nonzero(as_tuple=True)
+            order = torch.randperm(len(image), generator=torch.Generator().manual_seed(44))
+            regression = AtAnchors(image[order], anchor[order], self.regression[image, anchor][order])
+        return loss(self.logits, regression, self.matched, self.boxes, self.labels, self.anchors)
 
 
 @pytest.fixture
@@ -107,10 +114,11 @@ def image_by_image(
     return found
 
 
+@pytest.mark.parametrize("at_anchors", [False, True], ids=["everywhere", "at matched anchors"])
 @pytest.mark.parametrize("normalization", ["image", "batch"])
 @pytest.mark.parametrize(("box_loss", "beta"), [("smooth_l1", 0.0), ("smooth_l1", 0.4), ("giou", 0.0)])
 def test_both_losses_equal_a_plain_loop_over_images(
-    batch: Batch, normalization: str, box_loss: str, beta: float
+    batch: Batch, normalization: str, box_loss: str, beta: float, at_anchors: bool
 ) -> None:
     rows = image_by_image(batch, box_loss, beta, gamma=1.5, alpha=0.4)
     assert [row[2] for row in rows] == [6, 2]
@@ -119,6 +127,7 @@ def test_both_losses_equal_a_plain_loop_over_images(
     else:
         expected = [sum(row[k] for row in rows) / 8 for k in (0, 1)]
     classification, box = batch.loss(
+        at_anchors,
         focal_gamma=1.5,
         focal_alpha=0.4,
         box_loss=box_loss,

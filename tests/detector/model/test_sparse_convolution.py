@@ -1,0 +1,81 @@
+"""Convolutions at some cells against those of the whole map."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detector.model.sparse_convolution import Cells, as_rows, convolve_rows, neighbours_of
+
+IMAGES, CHANNELS, OUTPUTS = 2, 5, 7
+SHAPES = [(4, 6), (2, 3), (1, 2)]
+EACH = 24 + 6 + 2
+
+
+def maps(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    drawn = torch.Generator().manual_seed(1)
+    return [torch.randn(IMAGES, CHANNELS, *shape, generator=drawn, dtype=dtype) for shape in SHAPES]
+
+
+def convolution() -> nn.Conv2d:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return nn.Conv2d(CHANNELS, OUTPUTS, kernel_size=3, padding=1).double()
+
+
+def test_neighbours_by_hand() -> None:
+    # 0 1 2      6 7
+    # 3 4 5
+    found = neighbours_of(((2, 3), (1, 2)))
+    assert found.shape == (8, 9)
+    assert found[0].tolist() == [-1, -1, -1, -1, 0, 1, -1, 3, 4]
+    assert found[4].tolist() == [0, 1, 2, 3, 4, 5, -1, -1, -1]
+    assert found[5].tolist() == [1, 2, -1, 4, 5, -1, -1, -1, -1]
+    assert found[7].tolist() == [-1, -1, -1, 6, 7, -1, -1, -1, -1]  # the level before does not touch
+
+
+def test_images_do_not_touch() -> None:
+    grid = Cells(maps())
+    assert grid.count == IMAGES * EACH
+    own, second = grid.neighbours.view(IMAGES, EACH, 9)
+    assert ((own < EACH) | (own == grid.count)).all()
+    assert torch.equal(torch.where(own == grid.count, own, own + EACH), second)
+
+
+def test_around_is_what_a_kernel_reads() -> None:
+    grid = Cells(maps())
+    # row 1, column 4 of the first level; the only row of the last, in the second image
+    assert grid.around(torch.tensor([10, EACH + 31])).tolist() == [3, 4, 5, 9, 10, 11, 15, 16, 17, EACH + 30, EACH + 31]
+    assert grid.around(torch.tensor([], dtype=torch.int64)).tolist() == []
+    assert grid.around(torch.arange(grid.count)).tolist() == list(range(grid.count))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_at_some_cells_it_is_the_whole_maps_convolution(layout: torch.memory_format) -> None:
+    conv, plain = convolution().to(memory_format=layout), convolution()
+    inputs, reference = maps(), maps()
+    for x in (*inputs, *reference):
+        x.requires_grad_()
+    cells = torch.tensor([0, 5, 9, 23, 24, 31, 32, 40, 62, 63])  # corners, borders and all levels among them
+    grid = Cells(inputs)
+    found = convolve_rows(conv, as_rows([x.to(memory_format=layout) for x in inputs]), grid.neighbours[cells])
+    expected = as_rows([plain(x) for x in reference])[cells]
+    torch.testing.assert_close(found, expected)
+
+    slope = torch.randn(found.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    (found * slope).sum().backward()
+    (expected * slope).sum().backward()
+    for mine, theirs in zip((*inputs, *conv.parameters()), (*reference, *plain.parameters()), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_rows_of_some_cells_serve_the_next_convolution() -> None:
+    first, second = convolution(), nn.Conv2d(OUTPUTS, 3, kernel_size=3, padding=1).double()
+    inputs = maps()
+    grid = Cells(inputs)
+    cells = torch.tensor([7, 31, 50])
+    read = grid.around(cells)
+    rows = convolve_rows(first, as_rows(inputs), grid.neighbours[read])
+    found = convolve_rows(second, rows, grid.rows_of(read)[grid.neighbours[cells]])
+    torch.testing.assert_close(found, as_rows([second(first(x)) for x in inputs])[cells])
