@@ -37,8 +37,7 @@ class LogitsByLevel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.model.neck(self.model.trunk(images))
-        logits: Tensor = self.model.head.logits([level(x) for level, x in zip(self.levels, maps, strict=True)])
-        return logits
+        return self.model.head.logits([level(x) for level, x in zip(self.levels, maps, strict=True)])
 
 
 def explain(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import ConfigError, DetectorConfig, check_class_weights
+from detector.model import sparse_convolution
 from detector.model.anchors import make_anchors_xyxy
 from detector.model.backbones import make_trunk, read_state_dict
 from detector.model.cells import num_anchors_per_cell, num_anchors_per_level
@@ -64,18 +65,21 @@ class Detector(nn.Module):
         return logits, box_regression
 
     def losses(self, images: Tensor, targets: Targets, whole: WholeBatch | None = None) -> tuple[Tensor, Tensor]:
-        """(classification loss, box loss) of a batch; of a part of one, its share of the losses of the `whole`."""
-        in_fp32 = partial(torch.autocast, images.device.type, enabled=False)
-        with in_fp32():
+        """(classification loss, box loss) of a batch; of a part of one, its share of the losses of the `whole`.
+
+        Does not go through `forward`: only matched anchors have a box loss, and where that pays nothing else is worked out.
+        """
+        without_autocast = partial(torch.autocast, images.device.type, enabled=False)
+        with without_autocast():
             matched = self.match(targets)
         features = self.neck(self.trunk(images))
         logits = self.head.logits(features)
         box_regression: Tensor | AtAnchors
-        if images.device.type == "cpu":  # matched anchors alone have a box loss
+        if sparse_convolution.pays_on(images.device):
             box_regression = self.head.box_regression_at(features, matched >= 0)
-        else:  # which they are, a GPU would have to wait for
+        else:
             box_regression = self.head.box_regression(features)
-        with in_fp32():
+        with without_autocast():
             return self.loss(
                 logits, box_regression, matched, targets.boxes_xyxy, targets.labels, self.anchors_xyxy, whole
             )

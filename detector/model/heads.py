@@ -1,6 +1,6 @@
 """Classification and box heads over pyramid levels (Lin et al. 2018, section 4), shared or one per level.
 
-Shapes: B images, L levels, H W cells of a level, A anchors a cell, K classes.
+Shapes: B images, L levels, H W cells of a level, A anchors a cell, K classes; M cells and P anchors of a batch that are asked for.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from detector.config import DetectorConfig
 from detector.model.norms import make_norm
-from detector.model.sparse_convolution import WORTH_IT, Cells, as_rows, convolve_rows
+from detector.model.sparse_convolution import Cells, as_rows, convolve_rows
 
 
 class AtAnchors(NamedTuple):
     """The box regression of P anchors of a batch."""
 
     image: Tensor  # (P,)
-    anchor: Tensor  # (P,) which of the image's
+    anchor: Tensor  # (P,) which of the image's sum HWA
     box_regression: Tensor  # (P, 4)
 
 
@@ -64,29 +64,30 @@ class Tower(nn.Module):
         return output
 
     def at(self, maps: list[Tensor], cells: Tensor) -> Tensor:
-        """(M, O): what all of its maps' outputs hold at `cells` (M,), each convolution done where the next one reads it.
+        """(M, outputs): what the outputs of all its maps hold at `cells` (M,), each convolution done where it is read.
 
-        A hidden one is done everywhere where a norm needs that, or where most is read.
+        A hidden one is done everywhere where a norm needs that, and any where most cells are read.
         """
-        grid, layers = Cells(maps), [*cast(Iterable[nn.Conv2d], self.convs), self.output]
-        read = [cells]  # what the last layer is asked for, what it reads of the one before, and so on
-        while self.without_norm and len(read) < len(layers):
-            wider = grid.around(read[0])
-            if len(wider) > WORTH_IT * grid.count:
-                break
+        grid, hidden = Cells(maps), list(cast(Iterable[nn.Conv2d], self.convs))
+        if not grid.few(cells):
+            return as_rows([self(x, level) for level, x in enumerate(maps)])[cells]
+        read = [
+            grid.rounded_up(cells)
+        ]  # the last: where the output is read; each before it: what the next one reads of a hidden map
+        while self.without_norm and len(read) <= len(hidden) and grid.few(wider := grid.around(read[0])):
             read.insert(0, wider)
-        everywhere = len(layers) - len(read)
-        rows = as_rows([self._hidden(x, level, everywhere) for level, x in enumerate(maps)])
-        under = grid.neighbours[read[0]]
-        for layer, here, following in zip(layers[everywhere:], read, read[1:], strict=False):
-            rows = F.relu(convolve_rows(layer, rows, under), inplace=True)
-            under = grid.rows_of(here)[grid.neighbours[following]]
-        return convolve_rows(self.output, rows, under)
+        num_everywhere = len(hidden) + 1 - len(read)
+        rows = as_rows([self._hidden(x, level, num_everywhere) for level, x in enumerate(maps)])
+        under = grid.under_kernel(read[0])
+        for conv, (here, following) in zip(hidden[num_everywhere:], pairwise(read), strict=True):
+            rows = F.relu(convolve_rows(conv, rows, under), inplace=True)
+            under = grid.rows_of(here)[grid.under_kernel(following)]
+        return convolve_rows(self.output, rows, under)[: len(cells)]
 
-    def _hidden(self, x: Tensor, level: int, layers: int) -> Tensor:
-        """The map after so many of the hidden convolutions."""
+    def _hidden(self, x: Tensor, level: int, count: int) -> Tensor:
+        """The map after `count` of the hidden convolutions."""
         norms = cast(nn.ModuleList, self.norms[level if len(self.norms) > 1 else 0])
-        for conv, norm in islice(zip(self.convs, norms, strict=True), layers):
+        for conv, norm in islice(zip(self.convs, norms, strict=True), count):
             x = F.relu(norm(conv(x)), inplace=True)
         return x
 
@@ -135,18 +136,18 @@ class DenseHead(nn.Module):
         return self._everywhere(self.regression, 4, features)
 
     def box_regression_at(self, features: list[Tensor], asked: Tensor) -> AtAnchors:
-        """The box regression of those anchors that are `asked` for, (B, sum HWA) bool: the box head's work nowhere else."""
+        """That of the anchors that are `asked` for, (B, sum HWA) bool: the box head's work hardly anywhere else."""
         found, first = [], 0
         for tower, maps in self._served(self.regression, features):
-            per_cell = cast(Tower, tower).output.out_channels // 4
-            last = first + sum(x.shape[2] * x.shape[3] for x in maps) * per_cell
-            own = asked[:, first:last]
-            of_cells = own.reshape(-1, per_cell)
-            cells = of_cells.any(dim=1).nonzero().squeeze(1)
-            values = cast(Tower, tower).at(maps, cells).view(-1, per_cell, 4)
+            per_cell = tower.output.out_channels // 4
+            end = first + sum(x.shape[2] * x.shape[3] for x in maps) * per_cell
+            own = asked[:, first:end]  # of these maps' anchors
+            of_cells = own.reshape(-1, per_cell)  # (N, A)
+            cells = of_cells.any(dim=1).nonzero().squeeze(1)  # (M,)
+            values = tower.at(maps, cells).view(-1, per_cell, 4)[of_cells[cells]]  # (M, A, 4) -> (P, 4)
             image, anchor = own.nonzero(as_tuple=True)
-            found.append(AtAnchors(image, anchor + first, values[of_cells[cells]].float()))
-            first = last
+            found.append(AtAnchors(image, anchor + first, values.float()))
+            first = end
         return AtAnchors(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def _everywhere(self, towers: nn.ModuleList, k: int, features: list[Tensor]) -> Tensor:
@@ -157,9 +158,10 @@ class DenseHead(nn.Module):
         ]
         return torch.cat(levels, dim=1).float()
 
-    def _served(self, towers: nn.ModuleList, features: list[Tensor]) -> Iterable[tuple[nn.Module, list[Tensor]]]:
-        """Each tower with the levels that it serves."""
-        return zip(towers, [features] if self.shared else [[x] for x in features], strict=True)
+    def _served(self, towers: nn.ModuleList, features: list[Tensor]) -> Iterable[tuple[Tower, list[Tensor]]]:
+        """Each tower with the maps that it serves."""
+        served = [features] if self.shared else [[x] for x in features]
+        return zip(cast(Iterable[Tower], towers), served, strict=True)
 
 
 def initial_bias(prior: float, num_classes: int, softmax: bool) -> Tensor:

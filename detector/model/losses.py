@@ -42,7 +42,7 @@ class DetectionLoss:
     def __call__(
         self,
         logits: Tensor,  # (B, A, K), with softmax scores (B, A, K + 1)
-        box_regression: Tensor | AtAnchors,  # (B, A, 4), or of the matched anchors alone
+        box_regression: Tensor | AtAnchors,  # (B, A, 4), or of exactly the matched anchors
         matched: Tensor,  # (B, A) index of the box, BACKGROUND or IGNORED
         boxes_xyxy: Tensor,  # (B, M, 4)
         labels: Tensor,  # (B, M) class of each box
@@ -57,6 +57,7 @@ class DetectionLoss:
         classification = self.classification(logits, target_labels, positive, matched != IGNORED)
         if isinstance(box_regression, AtAnchors):
             image, anchor, values = box_regression
+            assert len(values) == positive.sum()
             of_anchors = self._regression(values, boxes_xyxy[image, index[image, anchor]], anchors_xyxy[anchor])
             regression = of_anchors.new_zeros(len(logits)).index_add(0, image, of_anchors)
         else:

@@ -1,7 +1,7 @@
 """3x3 convolutions of pyramid maps at some of their cells alone.
 
-For a CPU: shapes depend on the data, for which a GPU would have to wait.
-Shapes: B images, L levels of H W cells; N = B x sum HW cells, numbered by image, level, row and column; M of them; C channels.
+Shapes: B images, L levels of H W cells; N = B x sum HW cells, numbered by image, level, row and column; M of them, where
+number N stands for none; C channels in, O out; R rows of features.
 """
 
 from __future__ import annotations
@@ -12,36 +12,58 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# A cell alone costs as much as 1.5 (bf16) to 2 (fp32) of all of them in one convolution (benchmarks/NOTES.md).
-WORTH_IT = 0.5
+# A cell alone costs 1.5 times (bf16) to twice (fp32) its share of a whole map's convolution, at 256 channels
+# (benchmarks/NOTES.md): beyond so many of them, all are done at once.
+LARGEST_SHARE = 0.5
+# Numbers of cells are rounded up to a 32nd of all. Had every step sizes of its own, freed memory that stays with the process
+# (detector/memory.py) would hardly ever fit again: a process of 1001 MiB grew to 2109 within 120 steps, and stays at 1076 so.
+SIZES = 32
+
+
+def pays_on(device: torch.device) -> bool:
+    """On a CPU. Shapes depend on the data here, and a GPU would have to wait to learn them."""
+    return device.type == "cpu"
 
 
 class Cells:
     """The cells of a batch's maps (B, C, H, W), and which of them touch."""
 
     def __init__(self, maps: list[Tensor]) -> None:
-        own = neighbours_of(tuple((x.shape[2], x.shape[3]) for x in maps))  # (sum HW, 9)
-        images, each = len(maps[0]), len(own)
-        self.count = images * each
-        first = torch.arange(0, self.count, each)[:, None, None]
-        # (N, 9): the cells under a 3x3 kernel, row by row; N where one lies outside of the map.
-        self.neighbours = torch.where(own < 0, self.count, own + first).flatten(0, 1)
+        self.of_one_image = neighbours_of(tuple((x.shape[2], x.shape[3]) for x in maps))  # (sum HW, 9)
+        self.per_image = len(self.of_one_image)
+        self.num_cells = len(maps[0]) * self.per_image
+
+    def few(self, cells: Tensor) -> bool:
+        """Whether a convolution does better at `cells` (M,) alone."""
+        return len(cells) <= LARGEST_SHARE * self.num_cells
+
+    def rounded_up(self, cells: Tensor) -> Tensor:
+        """`cells` (..,) and none, none, .. (M,)."""
+        step = -(-self.num_cells // SIZES)
+        return F.pad(cells, (0, -len(cells) % step), value=self.num_cells)
+
+    def under_kernel(self, cells: Tensor) -> Tensor:
+        """(M, 9): the cells that lie under a 3x3 kernel at `cells` (M,), row by row; N for what is outside of the map."""
+        within = cells % self.per_image
+        own = self.of_one_image[within]
+        outside = (own < 0) | (cells == self.num_cells)[:, None]
+        return torch.where(outside, self.num_cells, own + (cells - within)[:, None])
 
     def around(self, cells: Tensor) -> Tensor:
-        """What a 3x3 convolution reads to answer at `cells` (M,): cells in ascending order."""
-        read = torch.zeros(self.count + 1, dtype=torch.bool)
-        read[self.neighbours[cells]] = True
-        return read[:-1].nonzero().squeeze(1)
+        """All cells that lie under the kernel at any of `cells` (..,), in ascending order and rounded up (M,)."""
+        read = torch.zeros(self.num_cells + 1, dtype=torch.bool)
+        read[self.under_kernel(cells)] = True
+        return self.rounded_up(read[:-1].nonzero().squeeze(1))
 
     def rows_of(self, cells: Tensor) -> Tensor:
-        """(N + 1,): the row of each of `cells` (M,) where they alone have rows; M for what lies outside, others unset."""
-        row = torch.empty(self.count + 1, dtype=torch.int64)
+        """(N + 1,): which row is whose where `cells` (M,) alone have rows: M for none, -1 for those of others."""
+        row = torch.full((self.num_cells + 1,), -1)
         row[cells] = torch.arange(len(cells))
         row[-1] = len(cells)
         return row
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8)  # heads of their own ask once a level
 def neighbours_of(shapes: tuple[tuple[int, int], ...]) -> Tensor:
     """The cells under a 3x3 kernel at every cell of one image: (sum HW, 9), -1 outside of the level."""
     levels, first = [], 0
@@ -59,7 +81,13 @@ def as_rows(maps: list[Tensor]) -> Tensor:
 
 
 def convolve_rows(conv: nn.Conv2d, rows: Tensor, under: Tensor) -> Tensor:
-    """(M, O): a 3x3 convolution where the kernel lies over the rows `under` (M, 9) of (R, C), R being a row of zeros."""
+    """(M, O): a 3x3 convolution where the rows `under` (M, 9) lie under its kernel; index R stands for a row of zeros.
+
+    rows: (R, C). The module itself is not called, so its hooks are not either.
+    """
+    assert conv.kernel_size == (3, 3)
+    assert conv.stride == conv.padding == conv.dilation == (1, 1)
+    assert conv.groups == 1
     with_zeros = F.pad(rows, (0, 0, 0, 1))
     patches = with_zeros.index_select(0, under.flatten()).view(len(under), under.shape[1] * rows.shape[1])
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (O, 9 C); a view where the weight lies in channels_last

@@ -15,6 +15,7 @@ from detector.model.norms import make_norm, num_groups_for
 
 ANCHORS, CLASSES, CHANNELS = 3, 5, 16
 SHAPES = [(4, 6), (2, 3)]
+NUM_ANCHORS = 2 * (24 + 6) * ANCHORS  # of two images
 
 
 def head(**values: Any) -> DenseHead:
@@ -122,20 +123,14 @@ def test_without_convolutions_there_is_no_norm_and_the_output_reads_the_neck() -
     )
 
 
-NORMS = ["none", "group", "batch"]
-
-
-ALL = 2 * (24 + 6) * ANCHORS  # of two images
-
-
 def asked(count: int) -> Tensor:
     """(B, A) bool: so many of the anchors, at random."""
-    order = torch.randperm(ALL, generator=torch.Generator().manual_seed(6))
+    order = torch.randperm(NUM_ANCHORS, generator=torch.Generator().manual_seed(6))
     return (order < count).view(2, -1)
 
 
-@pytest.mark.parametrize("count", [0, 4, 50, ALL])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("count", [0, 1, 4, 50, NUM_ANCHORS])
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
 @pytest.mark.parametrize("depth", [0, 1, 4])
 @pytest.mark.parametrize("shared", [True, False])
 def test_box_regression_at_some_anchors_is_that_of_all(count: int, norm: str, depth: int, shared: bool) -> None:
@@ -163,7 +158,7 @@ def test_box_regression_at_some_anchors_is_that_of_all(count: int, norm: str, de
 
 @pytest.mark.parametrize(
     ("norm", "count", "everywhere"),
-    [("none", 1, [0, 0]), ("none", 5, [2, 0]), ("none", ALL, [2, 2]), ("group", 1, [2, 2])],
+    [("none", 1, [0, 0]), ("none", 5, [2, 0]), ("none", NUM_ANCHORS, [2, 2]), ("group", 1, [2, 2])],
     ids=["few are read", "most of the first's are", "all are", "a norm reads all"],
 )
 def test_hidden_convolutions_are_done_where_they_are_read(norm: str, count: int, everywhere: list[int]) -> None:
@@ -183,6 +178,23 @@ def test_outputs_are_fp32_under_bf16_layers() -> None:
     exact = made(pyramid())[0]
     assert not torch.equal(logits, exact)  # the layers did run in bfloat16
     torch.testing.assert_close(logits, exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, NUM_ANCHORS])
+def test_box_regression_at_some_anchors_under_bf16_layers_is_near_fp32s(count: int) -> None:
+    plain, sparse = head(), head()
+    inputs, reference = ([x.requires_grad_() for x in pyramid()] for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image, anchor, found = sparse.box_regression_at(inputs, asked(count))
+    expected = plain.box_regression(reference)[image, anchor]
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected) == (count == 0)  # the layers did run in bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    found.sum().backward()
+    expected.sum().backward()
+    both = zip((*inputs, *sparse.regression.parameters()), (*reference, *plain.regression.parameters()), strict=True)
+    for mine, theirs in both:
+        assert (mine.grad - theirs.grad).norm() <= 0.1 * theirs.grad.norm()  # done everywhere: 0.03
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.torchvision_twin import AS_TORCHVISION, twin_of
 from detector.config import DetectorConfig
+from detector.model import sparse_convolution
 from detector.model.detector import Detector, Targets
 from tests.detector.model.test_box_coding import random_boxes
 
@@ -86,11 +87,15 @@ def test_logits_and_box_regression_are_torchvisions(both) -> None:  # type: igno
     torch.testing.assert_close(regression, outputs["bbox_regression"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("sparse", [True, False], ids=["matched anchors alone", "all anchors"])
 @pytest.mark.parametrize(
     "counts", [(6, 3, 1), (5, 0, 2), (0, 0, 0)], ids=["boxes", "an image without boxes", "no boxes at all"]
 )
-def test_losses_are_torchvisions(both, counts: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+def test_losses_are_torchvisions(  # type: ignore[no-untyped-def]
+    both, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...], sparse: bool
+) -> None:
     reference, ours, outputs, anchors = both
+    monkeypatch.setattr(sparse_convolution, "pays_on", lambda device: sparse)
     rows = target_rows(*counts)
     with torch.no_grad():
         expected = reference.compute_loss(rows, outputs, anchors)
