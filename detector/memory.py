@@ -9,7 +9,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER_TRIM = -1
 # Bytes; what is larger goes back to the kernel at once, as by default. Freed blocks do not always join again in glibc: of
 # a few sizes that come again nothing is lost, of mixed ones as much stays as was held at once, in the worst case measured 3.4
-# times that. So nothing large in a step may have a size of its own (detector/model/sparse_convolution.py rounds them up).
+# times that. So what is large in a step must have one of a few sizes (detector/model/sparse_convolution.py).
 LARGEST_KEPT = 64 * 2**20
 LARGEST_OF_OLD_GLIBC = 32 * 2**20  # before 2.35 it takes no higher threshold; without a setting it grows up to here
 

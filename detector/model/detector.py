@@ -67,7 +67,7 @@ class Detector(nn.Module):
     def losses(self, images: Tensor, targets: Targets, whole: WholeBatch | None = None) -> tuple[Tensor, Tensor]:
         """(classification loss, box loss) of a batch; of a part of one, its share of the losses of the `whole`.
 
-        Does not go through `forward`: only matched anchors have a box loss, and where that pays nothing else is worked out.
+        Does not go through `forward`: only matched anchors have a box loss, so on a CPU no other box regression is worked out.
         """
         without_autocast = partial(torch.autocast, images.device.type, enabled=False)
         with without_autocast():

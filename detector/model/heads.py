@@ -1,6 +1,7 @@
 """Classification and box heads over pyramid levels (Lin et al. 2018, section 4), shared or one per level.
 
-Shapes: B images, L levels, H W cells of a level, A anchors a cell, K classes; M cells and P anchors of a batch that are asked for.
+Shapes: B images, L levels, H W cells of a level, N = B x sum HW cells, A anchors a cell, O outputs a cell, K classes; M cells
+and P anchors of a batch are asked for.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 
 from detector.config import DetectorConfig
 from detector.model.norms import make_norm
-from detector.model.sparse_convolution import Cells, as_rows, convolve_rows
+from detector.model.sparse_convolution import Grid, as_rows, convolve_rows
 
 
 class AtAnchors(NamedTuple):
-    """The box regression of P anchors of a batch."""
+    """The box regression of P anchors of a batch, each once, in any order."""
 
     image: Tensor  # (P,)
     anchor: Tensor  # (P,) which of the image's sum HWA
@@ -64,16 +65,16 @@ class Tower(nn.Module):
         return output
 
     def at(self, maps: list[Tensor], cells: Tensor) -> Tensor:
-        """(M, outputs): what the outputs of all its maps hold at `cells` (M,), each convolution done where it is read.
+        """(M, O): the tower's output at `cells` (M,) of all its maps, hidden convolutions done only where the next one reads.
 
-        A hidden one is done everywhere where a norm needs that, and any where most cells are read.
+        A hidden one is done everywhere where norms follow, or where more than half of the cells are read; all of them,
+        the output's included, where `cells` are more than half.
         """
-        grid, hidden = Cells(maps), list(cast(Iterable[nn.Conv2d], self.convs))
+        grid, hidden = Grid(maps), list(cast(Iterable[nn.Conv2d], self.convs))
         if not grid.few(cells):
             return as_rows([self(x, level) for level, x in enumerate(maps)])[cells]
-        read = [
-            grid.rounded_up(cells)
-        ]  # the last: where the output is read; each before it: what the next one reads of a hidden map
+        # Where each of the last layers is done, the output's last: a hidden one at all that the next one reads.
+        read = [grid.rounded_up(cells)]
         while self.without_norm and len(read) <= len(hidden) and grid.few(wider := grid.around(read[0])):
             read.insert(0, wider)
         num_everywhere = len(hidden) + 1 - len(read)
@@ -136,7 +137,7 @@ class DenseHead(nn.Module):
         return self._everywhere(self.regression, 4, features)
 
     def box_regression_at(self, features: list[Tensor], asked: Tensor) -> AtAnchors:
-        """That of the anchors that are `asked` for, (B, sum HWA) bool: the box head's work hardly anywhere else."""
+        """The box regression of the anchors `asked` for, (B, sum HWA) bool; the box head works at their cells and what those read."""
         found, first = [], 0
         for tower, maps in self._served(self.regression, features):
             per_cell = tower.output.out_channels // 4

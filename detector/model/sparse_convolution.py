@@ -1,7 +1,8 @@
 """3x3 convolutions of pyramid maps at some of their cells alone.
 
-Shapes: B images, L levels of H W cells; N = B x sum HW cells, numbered by image, level, row and column; M of them, where
-number N stands for none; C channels in, O out; R rows of features.
+Shapes: B images, L levels of H W cells; N = B x sum HW cells, numbered by image, level, row and column; M of them; C channels
+in, O out; R rows of features. Where there is no cell (outside of a map, or to round M up) a list of cells holds N, and one of
+rows R, which `convolve_rows` reads as zeros; of whole maps R is N.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 # A cell alone costs 1.5 times (bf16) to twice (fp32) its share of a whole map's convolution, at 256 channels
 # (benchmarks/NOTES.md): beyond so many of them, all are done at once.
 LARGEST_SHARE = 0.5
-# Numbers of cells are rounded up to a 32nd of all. Had every step sizes of its own, freed memory that stays with the process
-# (detector/memory.py) would hardly ever fit again: a process of 1001 MiB grew to 2109 within 120 steps, and stays at 1076 so.
-SIZES = 32
+# Numbers of cells are rounded up to multiples of a 32nd of all, so that what a step holds has one of few sizes: freed memory that
+# stays with the process (detector/memory.py) hardly ever fits another. In 120 steps a process grew from 1001 to 2109 MiB
+# without this, and to 1076 with it (benchmarks/NOTES.md).
+NUM_SIZES = 32
 
 
 def pays_on(device: torch.device) -> bool:
@@ -25,8 +27,8 @@ def pays_on(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-class Cells:
-    """The cells of a batch's maps (B, C, H, W), and which of them touch."""
+class Grid:
+    """The grid of a batch's maps (B, C, H, W): its cells, and which lie under a kernel at which."""
 
     def __init__(self, maps: list[Tensor]) -> None:
         self.of_one_image = neighbours_of(tuple((x.shape[2], x.shape[3]) for x in maps))  # (sum HW, 9)
@@ -34,16 +36,16 @@ class Cells:
         self.num_cells = len(maps[0]) * self.per_image
 
     def few(self, cells: Tensor) -> bool:
-        """Whether a convolution does better at `cells` (M,) alone."""
+        """Whether `cells` (M,) are so few that a convolution at them alone costs less than everywhere."""
         return len(cells) <= LARGEST_SHARE * self.num_cells
 
     def rounded_up(self, cells: Tensor) -> Tensor:
-        """`cells` (..,) and none, none, .. (M,)."""
-        step = -(-self.num_cells // SIZES)
+        """`cells` and so many N behind them that their number M is a multiple of a 32nd of N."""
+        step = -(-self.num_cells // NUM_SIZES)
         return F.pad(cells, (0, -len(cells) % step), value=self.num_cells)
 
     def under_kernel(self, cells: Tensor) -> Tensor:
-        """(M, 9): the cells that lie under a 3x3 kernel at `cells` (M,), row by row; N for what is outside of the map."""
+        """(M, 9): the cells that lie under a 3x3 kernel at `cells` (M,), row by row; N outside of the map."""
         within = cells % self.per_image
         own = self.of_one_image[within]
         outside = (own < 0) | (cells == self.num_cells)[:, None]
@@ -56,7 +58,10 @@ class Cells:
         return self.rounded_up(read[:-1].nonzero().squeeze(1))
 
     def rows_of(self, cells: Tensor) -> Tensor:
-        """(N + 1,): which row is whose where `cells` (M,) alone have rows: M for none, -1 for those of others."""
+        """(N + 1,): the row of each cell where only `cells` (M,) have rows; M, the row of zeros, for none (N).
+
+        -1 for a cell without a row, which `convolve_rows` refuses.
+        """
         row = torch.full((self.num_cells + 1,), -1)
         row[cells] = torch.arange(len(cells))
         row[-1] = len(cells)
@@ -89,6 +94,7 @@ def convolve_rows(conv: nn.Conv2d, rows: Tensor, under: Tensor) -> Tensor:
     assert conv.stride == conv.padding == conv.dilation == (1, 1)
     assert conv.groups == 1
     with_zeros = F.pad(rows, (0, 0, 0, 1))
+    # Not with_zeros[under]: there -1, a cell without a row, would be the row of zeros. Here it is an IndexError.
     patches = with_zeros.index_select(0, under.flatten()).view(len(under), under.shape[1] * rows.shape[1])
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (O, 9 C); a view where the weight lies in channels_last
     return F.linear(patches, weight, conv.bias)

@@ -77,6 +77,9 @@ def test_a_step_of_matched_anchors_alone_is_that_of_all(
 ) -> None:
     values = {"box_loss": box_loss, "loss_normalization": per, "match_iou_high": 0.3, "match_iou_low": 0.2, **layers}
     plain, sparse = built(**values), built(**values)
+    done_everywhere = []
+    for name, model in (("plain", plain), ("sparse", sparse)):
+        model.head.regression[0].output.register_forward_hook(lambda *_, name=name: done_everywhere.append(name))
     images, targets = batch(plain)
     if not boxes:
         targets = Targets(targets.boxes_xyxy[:, :0], targets.labels[:, :0])
@@ -85,6 +88,7 @@ def test_a_step_of_matched_anchors_alone_is_that_of_all(
     found = sparse.losses(images, targets)
     monkeypatch.setattr(sparse_convolution, "pays_on", lambda device: False)  # as on a GPU
     expected = plain.losses(images, targets)
+    assert set(done_everywhere) == {"plain"}
     assert (expected[1] > 0.01) == boxes
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     sum(expected).backward()

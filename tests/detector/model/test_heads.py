@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import DetectorConfig
+from detector.model import heads
 from detector.model.heads import DenseHead, initial_bias, permute_to_b_hwa_k
 from detector.model.norms import make_norm, num_groups_for
+from detector.model.sparse_convolution import convolve_rows
 
 ANCHORS, CLASSES, CHANNELS = 3, 5, 16
 SHAPES = [(4, 6), (2, 3)]
@@ -135,9 +137,13 @@ def asked(count: int) -> Tensor:
 @pytest.mark.parametrize("shared", [True, False])
 def test_box_regression_at_some_anchors_is_that_of_all(count: int, norm: str, depth: int, shared: bool) -> None:
     plain, sparse = (head(head_depth=depth, head_norm=norm, head_shared=shared).double() for _ in range(2))
-    for made in (plain, sparse):  # outputs that hang on their inputs
+    for made in (plain, sparse):  # outputs that hang on their inputs, and biases, which no border may show
+        drawn = torch.Generator().manual_seed(7)
         for tower in made.regression:
-            nn.init.normal_(tower.output.weight, std=0.1, generator=torch.Generator().manual_seed(7))
+            nn.init.normal_(tower.output.weight, std=0.1, generator=drawn)
+            for conv in (*tower.convs, tower.output):
+                if conv.bias is not None:
+                    nn.init.normal_(conv.bias, generator=drawn)
     chosen = asked(count)
     inputs, reference = ([x.double().requires_grad_() for x in pyramid()] for _ in range(2))
     image, anchor, found = sparse.box_regression_at(inputs, chosen)
@@ -178,6 +184,20 @@ def test_outputs_are_fp32_under_bf16_layers() -> None:
     exact = made(pyramid())[0]
     assert not torch.equal(logits, exact)  # the layers did run in bfloat16
     torch.testing.assert_close(logits, exact, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_convolutions_are_done_at_rounded_numbers_of_cells(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    sizes = []
+
+    def noted(conv: nn.Conv2d, rows: Tensor, under: Tensor) -> Tensor:
+        sizes.append(len(under))
+        return convolve_rows(conv, rows, under)
+
+    monkeypatch.setattr(heads, "convolve_rows", noted)
+    head().box_regression_at(pyramid(), asked(count))
+    assert sizes
+    assert all(size % 2 == 0 for size in sizes)  # a 32nd of 60 cells, rounded up
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, NUM_ANCHORS])

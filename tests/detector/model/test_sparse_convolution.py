@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.model.sparse_convolution import Cells, as_rows, convolve_rows, neighbours_of
+from detector.model.sparse_convolution import Grid, as_rows, convolve_rows, neighbours_of, pays_on
 
 IMAGES, CHANNELS, OUTPUTS = 2, 5, 7
 SHAPES = [(4, 6), (2, 3), (1, 2)]
@@ -24,6 +24,11 @@ def convolution(inputs: int = CHANNELS) -> nn.Conv2d:
         return nn.Conv2d(inputs, OUTPUTS, kernel_size=3, padding=1).double()
 
 
+def test_it_pays_on_a_cpu_alone() -> None:
+    assert pays_on(torch.device("cpu"))
+    assert not pays_on(torch.device("cuda"))
+
+
 def test_neighbours_by_hand() -> None:
     # 0 1 2      6 7
     # 3 4 5
@@ -36,7 +41,7 @@ def test_neighbours_by_hand() -> None:
 
 
 def test_images_do_not_touch() -> None:
-    grid = Cells(maps())
+    grid = Grid(maps())
     assert grid.num_cells == IMAGES * EACH
     own, second = grid.under_kernel(torch.arange(grid.num_cells)).view(IMAGES, EACH, 9)
     assert ((own < EACH) | (own == grid.num_cells)).all()
@@ -44,7 +49,7 @@ def test_images_do_not_touch() -> None:
 
 
 def test_around_is_what_a_kernel_reads() -> None:
-    grid = Cells(maps())
+    grid = Grid(maps())
     # row 1, column 4 of the first level; the only row of the last, in the second image
     expected = [3, 4, 5, 9, 10, 11, 15, 16, 17, EACH + 30, EACH + 31]
     none = grid.num_cells  # rounded up to an even number: a 32nd of 64 cells
@@ -60,7 +65,7 @@ def test_at_some_cells_it_is_the_whole_maps_convolution(layout: torch.memory_for
     for x in (*inputs, *reference):
         x.requires_grad_()
     cells = torch.tensor([0, 5, 9, 23, 24, 31, 32, 40, 62, 63])  # corners, borders and all levels among them
-    grid = Cells(inputs)
+    grid = Grid(inputs)
     found = convolve_rows(conv, as_rows([x.to(memory_format=layout) for x in inputs]), grid.under_kernel(cells))
     expected = as_rows([plain(x) for x in reference])[cells]
     torch.testing.assert_close(found, expected)
@@ -75,7 +80,7 @@ def test_at_some_cells_it_is_the_whole_maps_convolution(layout: torch.memory_for
 def test_rows_of_some_cells_serve_the_next_convolution() -> None:
     first, second = convolution(), convolution(inputs=OUTPUTS)
     inputs = maps()
-    grid = Cells(inputs)
+    grid = Grid(inputs)
     cells = torch.tensor([7, 31, 50])
     read = grid.around(cells)
     rows = convolve_rows(first, as_rows(inputs), grid.under_kernel(read))
@@ -84,14 +89,14 @@ def test_rows_of_some_cells_serve_the_next_convolution() -> None:
 
 
 def test_sizes_come_again() -> None:
-    grid = Cells([torch.zeros(2, 1, 20, 30)])
+    grid = Grid([torch.zeros(2, 1, 20, 30)])
     sizes = {len(grid.rounded_up(torch.arange(count))) for count in range(grid.num_cells + 1)}
     assert sizes == {38 * n for n in range(33)}  # 1200 / 32 = 37.5
     assert grid.under_kernel(grid.rounded_up(torch.arange(3)))[3:].unique().tolist() == [grid.num_cells]
 
 
 def test_rows_that_nobody_worked_out_are_refused() -> None:
-    grid = Cells(maps())
+    grid = Grid(maps())
     row = grid.rows_of(torch.tensor([3, 8]))
     assert [row[3], row[8], row[grid.num_cells]] == [0, 1, 2]
     with pytest.raises(IndexError):
