@@ -162,7 +162,7 @@ def _say(process: subprocess.Popen[str]) -> None:
 def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line, f"{process.args} ended"
+    assert line, f"{process.args!r} ended"
     return line
 
 

@@ -56,7 +56,7 @@ class PlainDataset(Dataset[tuple[torch.Tensor, dict[str, torch.Tensor]]]):
         record = self.split.images[index]
         with Image.open(record.path) as image:
             pixels = image.convert("RGB")
-        boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-overload]
+        boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(self.split.boxes_xyxy[index]), format="XYXY", canvas_size=(record.height, record.width)
         )
         return self.transform(pixels, {"boxes": boxes, "labels": torch.from_numpy(self.split.labels[index])})  # type: ignore[no-any-return]

@@ -113,7 +113,7 @@ def print_computed(each: dict[str, float]) -> None:
     for count in (SIZES[-1], MILLION):
         cells = [
             f"{count:,}", hours(count * each["read"]),
-            f"{hours(count * each['first'] * os.cpu_count() / CORES)}, {hours(count * each['later'])}",
+            f"{hours(count * each['first'] * (os.cpu_count() or 1) / CORES)}, {hours(count * each['later'])}",
             hours(count * each["decode"] / CORES), f"{count * WIDTH * HEIGHT * 3 / 1e9:.0f} GB",
             f"{count * each['file'] / 1e9:.0f} GB", f"{count * each['held'] / 2**30:.2f} GiB",
         ]  # fmt: skip

@@ -101,7 +101,7 @@ def trials(runs: Path, repeats: int) -> None:
 
 def overhead(epochs: list[dict[str, Any]], slots: int) -> float:
     """Seconds of a slot that a result took beyond its training."""
-    wall = epochs[-1]["time"] - epochs[0]["time"]
+    wall = float(epochs[-1]["time"] - epochs[0]["time"])
     return wall * slots / (len(epochs) - 1) - statistics.fmean(epoch["seconds"] for epoch in epochs)
 
 

@@ -57,7 +57,8 @@ def make_set(folder: Path) -> None:
         by_image: dict[int, list[dict[str, object]]] = {}
         for row in content["annotations"]:
             by_image.setdefault(row["image_id"], []).append(row)
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for n in range(count):
             source = content["images"][n % DISTINCT]
             name = f"{split}-copy-{n}{Path(source['file_name']).suffix}"

@@ -83,7 +83,7 @@ def claims_of(pairs: Sequence[tuple[Run, Run]]) -> list[Claim]:
     ]
     middle = sorted(range(len(pairs)), key=lambda n: reached[n][0] / reached[n][1])[len(pairs) // 2]
 
-    def sides(values: Sequence[tuple[float, float]], chosen: int | None = None) -> dict[str, Measured]:
+    def sides(values: Sequence[tuple[float, float]], chosen: int | None = None) -> tuple[Measured, Measured]:
         peaks = [
             (max(run.ran.peak_gib for run in side), max(run.ran.trial_gib for run in side))
             for side in zip(*pairs, strict=True)
@@ -91,19 +91,19 @@ def claims_of(pairs: Sequence[tuple[Run, Run]]) -> list[Claim]:
         numbers = (
             values[chosen] if chosen is not None else [statistics.median(side) for side in zip(*values, strict=True)]
         )
-        return {"theirs": Measured(numbers[0], *peaks[0]), "ours": Measured(numbers[1], *peaks[1])}
+        return Measured(numbers[0], *peaks[0]), Measured(numbers[1], *peaks[1])
 
     return [
         Claim(
             f"to the lower of the two best mAPs, {targets[middle]:.3f}, in the middle one of {len(pairs)} seeds", "s",
-            BAR, **sides(reached, middle), note="all: " + ", ".join(f"{a:.0f} / {b:.0f}" for a, b in reached),
+            BAR, *sides(reached, middle), note="all: " + ", ".join(f"{a:.0f} / {b:.0f}" for a, b in reached),
         ),
-        Claim("the whole command", "s", **sides([(them.ran.wall, us.ran.wall) for them, us in pairs])),
+        Claim("the whole command", "s", None, *sides([(them.ran.wall, us.ran.wall) for them, us in pairs])),
         Claim(
-            "best mAP", "", **sides([(them.best, us.best) for them, us in pairs]), more_is_better=True,
+            "best mAP", "", None, *sides([(them.best, us.best) for them, us in pairs]), more_is_better=True,
             note="all: " + ", ".join(f"{them.best:.3f} / {us.best:.3f}" for them, us in pairs),
         ),
-        Claim("epochs trained", "", **sides([(len(them.curve), len(us.curve)) for them, us in pairs])),
+        Claim("epochs trained", "", None, *sides([(len(them.curve), len(us.curve)) for them, us in pairs])),
     ]  # fmt: skip
 
 

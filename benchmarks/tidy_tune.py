@@ -89,7 +89,7 @@ def make_loader(folder: Path, name: str, config: dict[str, Any], train: bool, st
             boxes[:, 2:] += boxes[:, :2]
             size = (record["height"], record["width"])
             target = {
-                "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),  # type: ignore[call-overload]
+                "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
                 "labels": torch.tensor([row["category_id"] - 1 for row in rows], dtype=torch.int64),
             }
             image, target = transform(image, target)
@@ -256,7 +256,7 @@ def main() -> None:
         run_config=tune.RunConfig(storage_path=sys.argv[6]),
     )
     epochs_seen = []
-    for result in tuner.fit():
+    for result in tuner.fit():  # type: ignore[attr-defined] # by index
         frame = result.metrics_dataframe
         if frame is not None and "mAP" in frame:
             epochs_seen += list(zip(frame["at"].tolist(), frame["mAP"].tolist(), strict=True))

@@ -54,7 +54,8 @@ def main() -> None:
         run_config=tune.RunConfig(storage_path=sys.argv[3]),
     )
     results = tuner.fit()
-    seconds = [result.metrics["seconds"] for result in results if result.metrics and "seconds" in result.metrics]
+    metrics = [result.metrics for result in results]  # type: ignore[attr-defined] # by index
+    seconds = [row["seconds"] for row in metrics if row and "seconds" in row]
     print(json.dumps({"trials": len(seconds), "training_seconds": sum(seconds)}))
 
 
