@@ -114,7 +114,7 @@ def test_from_up_to_down(network: Network, tmp_path: Path) -> None:
                 "127.0.0.1",
             ), (address, commands)
             for command in commands:
-                assert re.search("^sshd|^ray::|/ray/| -m ray[.]", command), (address, command)
+                assert re.search("^sshd|^ray::RuntimeEnv|/ray/| -m ray[.]", command), (address, command)
                 assert not re.search("ray::Dashboard|dashboard/dashboard.py", command), "no dashboard"
         own = host.place / "home" / ".ray" / "auth_token"
         assert (own.read_text().strip(), own.stat().st_mode & 0o777) == (token, 0o600)
