@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -48,6 +49,15 @@ class Resources:
     def gpus_here(self) -> int:
         """This machine's GPUs, where trials want some; asks the driver."""
         return count_gpus()[0] if self.gpus_per_trial else 0
+
+    def places(self, nodes: Iterable[Mapping[str, Any]]) -> int:
+        """Legs that the living of Ray's nodes hold at a time."""
+        living = (_node(node["Resources"]) for node in nodes if node["Alive"])
+        return sum(
+            _fit(node, self.cpus_per_trial, self.gpus_per_trial)
+            for node in living
+            if self.accelerator in ("", node.accelerator)
+        )
 
     def describe(self) -> str:
         each = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
@@ -187,7 +197,7 @@ def plan_resources(
 
 def _fit(node: Node, per_cpu: float, per_gpu: float) -> int:
     """Trials that run on a node at a time."""
-    by_cores = int(node.cores // per_cpu)
+    by_cores = math.floor(node.cores / per_cpu + 1e-6)  # 1 / 0.1 is ten, though 1 // 0.1 is nine
     if not per_gpu:
         return by_cores
     # A fraction of a GPU packs whole trials onto each; several GPUs per trial share the total.
