@@ -59,6 +59,18 @@ class Command:
             time.sleep(POLL)
         return status
 
+    def until(self, true: Callable[[], bool], problem: str) -> None:
+        """Returns once something is true, which must be while the command runs."""
+        end = time.monotonic() + STUDY_TIMEOUT
+        while True:
+            running = self.process.poll() is None  # asked first: what it does last may be what is waited for
+            if true():
+                return
+            assert running, f"ended before that: {problem}\n{self.text()[-3000:]}"
+            assert time.monotonic() < end, f"{problem}\n{self.text()[-3000:]}"
+            self.tree()
+            time.sleep(POLL)
+
     def text(self) -> str:
         """Standard output and error so far."""
         return self.out.read_text()
@@ -80,12 +92,12 @@ def count_epochs(folder: Path) -> int:
 
 
 def wait_for_epochs(command: Command, folder: Path, number: int) -> None:
-    end = time.monotonic() + STUDY_TIMEOUT
-    while count_epochs(folder) < number:
-        assert command.process.poll() is None, command.text()[-3000:]
-        assert time.monotonic() < end, f"{number} epochs were not journaled:\n{command.text()[-3000:]}"
-        command.tree()
-        time.sleep(POLL)
+    command.until(lambda: count_epochs(folder) >= number, f"{number} epochs were not journaled")
+
+
+def trained_on(folder: Path) -> set[str]:
+    """The hosts that the journal's epochs were trained on."""
+    return {record["host"] for record in journal(folder) if record["event"] == "epoch"}
 
 
 def trained_epochs(folder: Path) -> dict[str, Counter[int]]:

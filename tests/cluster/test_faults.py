@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from tests.cluster.hosts import Host
 from tests.cluster.ray_hosts import RayHosts
 from tests.faults.fault import Fault, Table
-from tests.running import POLL, STOP_TIMEOUT, STUDY_TIMEOUT, Command, count_epochs, journal
+from tests.running import POLL, STOP_TIMEOUT, STUDY_TIMEOUT, Command, count_epochs, journal, trained_on
 
 pytestmark = pytest.mark.slow
 
@@ -48,19 +48,6 @@ def cluster(shared: Path, hosts: RayHosts) -> Cluster:
 def fault(request: pytest.FixtureRequest, attempt: int, table: Table, cluster: Cluster, shared: Path) -> Fault:
     name = request.node.originalname.removeprefix("test_").replace("_", " ")
     return Fault(name, attempt, table, cluster.start, shared)
-
-
-def trained_on(folder: Path) -> set[str]:
-    """The hosts that the journal's epochs were trained on."""
-    return {r["host"] for r in journal(folder) if r["event"] == "epoch"}
-
-
-def wait_until(true: Callable[[], bool], command: Command, problem: str) -> None:
-    end = time.monotonic() + STOP_TIMEOUT
-    while not true():
-        assert time.monotonic() < end, f"{problem}\n{command.text()[-3000:]}"
-        command.tree()
-        time.sleep(POLL)
 
 
 def test_a_worker_host_dies(fault: Fault, cluster: Cluster) -> None:
@@ -141,9 +128,7 @@ def test_an_old_driver_comes_back_to_life(fault: Fault, cluster: Cluster) -> Non
     cluster.hosts.start_worker(cluster.two, cluster.driver)
     words = ("--space", "smoke", "--runs-dir", str(fault.runs), "--resume", "--name", "f")
     new = cluster.start(*words)
-    wait_until(
-        lambda: any(r["generation"] == 2 for r in journal(fault.folder)), new, "the new driver took nothing over"
-    )
+    new.until(lambda: any(r["generation"] == 2 for r in journal(fault.folder)), "the new driver took nothing over")
     cluster.head.thaw(frozen)
     old.process.send_signal(signal.SIGCONT)  # nsenter stops with what it has started
     assert old.wait(STOP_TIMEOUT) == 2, old.text()[-3000:]

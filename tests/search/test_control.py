@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,18 +11,8 @@ import pytest
 from results.records import read_journal
 from search.control import main
 from search.plan import write_plan
+from tests.running import STOP_TIMEOUT, Command, journal, wait_for_epochs
 from tests.search.builders import planned, train_all, write_dataset
-
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240
-
-
-def epochs(folder: Path) -> list[str]:
-    """The trials that the journal has epochs of, in order."""
-    if not (folder / "journal.jsonl").is_file():
-        return []
-    lines = (folder / "journal.jsonl").read_text().split("\n")[:-1]
-    return [record["trial"] for record in map(json.loads, lines) if record["event"] == "epoch"]
 
 
 def is_started(folder: Path, trial: str) -> bool:
@@ -35,43 +20,24 @@ def is_started(folder: Path, trial: str) -> bool:
     return any(r["event"] == "leg_started" and r["trial"] == trial for r in read_journal(folder / "journal.jsonl"))
 
 
-def wait_until(true: Callable[[], bool], study: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert study.poll() is None, "the study has ended"
-        assert time.monotonic() < end
-        time.sleep(0.5)
-
-
 @pytest.mark.slow
-def test_a_running_study_is_controlled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "runs" / "s"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [
-        sys.executable, "-m", "search.run", "--space", "smoke", "--profile", "cpu", "--name", "s", "--trials", "60", "--scheduler", "none",
-        "--epochs", "40",
-    ]  # fmt: skip
-    study = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        wait_until(lambda: len(epochs(folder)) >= 3, study)
-        config = tmp_path / "mine.yaml"
-        config.write_text("lr: 0.0042\n")
-        assert main([str(folder), "add", str(config), "--patience", "60"]) == 0
-        running = epochs(folder)[-1]
-        assert main([str(folder), "prune", running, "--patience", "60"]) == 0  # its slot is the added config's
-        wait_until(lambda: is_started(folder, added(folder)), study)
-        assert main([str(folder), "stop", "--patience", "60"]) == 0
-        said, _ = study.communicate(timeout=PATIENCE_S)
-    finally:
-        study.kill()
-    assert study.returncode == 0, said
+def test_a_running_study_is_controlled(
+    tmp_path: Path, start: Callable[..., Command], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "s"
+    study = start(
+        "--space", "smoke", "--profile", "cpu", "--runs-dir", str(tmp_path), "--name", "s", "--trials", "60",
+        "--scheduler", "none", "--epochs", "40",
+    )  # fmt: skip
+    wait_for_epochs(study, folder, 3)
+    config = tmp_path / "mine.yaml"
+    config.write_text("lr: 0.0042\n")
+    assert main([str(folder), "add", str(config), "--patience", "60"]) == 0
+    running = [record["trial"] for record in journal(folder) if record["event"] == "epoch"][-1]
+    assert main([str(folder), "prune", running, "--patience", "60"]) == 0  # its slot is the added config's
+    study.until(lambda: is_started(folder, added(folder)), "the added config was not tried")
+    assert main([str(folder), "stop", "--patience", "60"]) == 0
+    assert study.wait(STOP_TIMEOUT) == 0, study.text()[-3000:]
     with (folder / "results" / "leaderboard.csv").open() as file:
         rows = {row["trial"]: row for row in csv.DictReader(file)}
     assert rows[running]["state"] == "pruned"
