@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -16,6 +15,7 @@ from search.ray_session import join_cluster, joins_cluster
 
 CLUSTER_FILE = "~/ray_bootstrap_config.yaml"  # what `ray up` leaves on a head node for its autoscaler
 ACCELERATOR = "accelerator_type:"  # the resource by which Ray tells GPUs apart
+PARTS = 10_000  # Ray counts resources in ten-thousandths: a third is 0.3333, and three of them fit
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,11 @@ class Resources:
     @property
     def cores(self) -> int:
         """Whole cores of all slots."""
-        return max(1, math.ceil(self.slots * self.cpus_per_trial - 0.001))
+        return math.ceil(self.slots * _parts(self.cpus_per_trial) / PARTS)
 
     def gpus_here(self) -> int:
         """This machine's GPUs, where trials want some; asks the driver."""
         return count_gpus()[0] if self.gpus_per_trial else 0
-
-    def places(self, nodes: Iterable[Mapping[str, Any]]) -> int:
-        """Legs that the living of Ray's nodes hold at a time."""
-        living = (_node(node["Resources"]) for node in nodes if node["Alive"])
-        return sum(
-            _fit(node, self.cpus_per_trial, self.gpus_per_trial)
-            for node in living
-            if self.accelerator in ("", node.accelerator)
-        )
 
     def describe(self) -> str:
         each = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
@@ -172,10 +163,12 @@ def plan_resources(
     per_gpu = (gpus_per_trial if gpus_per_trial is not None else 1.0) if gpus else (gpus_per_trial or 0.0)
     if per_gpu > gpus and not found.is_cluster:
         raise ValueError(f"--gpus-per-trial {per_gpu:g} asks for more GPUs than the {gpus} of {found.where}")
+    if 0 < per_gpu < 1 / PARTS:
+        raise ValueError(f"--gpus-per-trial must be 0 or at least {1 / PARTS:g}, got {per_gpu:g}")
     with_gpus = [node.cores * per_gpu // node.gpus for node in nodes if node.gpus]
     per_cpu = cpus_per_trial if cpus_per_trial is not None else max(1.0, min(with_gpus, default=1.0))
-    if not per_cpu > 0 or (per_cpu > cores and not found.is_cluster):
-        raise ValueError(f"--cpus-per-trial must lie in (0, {cores}] on {found.where}, got {per_cpu:g}")
+    if not per_cpu >= 1 / PARTS or (per_cpu > cores and not found.is_cluster):
+        raise ValueError(f"--cpus-per-trial must lie in [{1 / PARTS:g}, {cores}] on {found.where}, got {per_cpu:g}")
     fit = sum(_fit(node, per_cpu, per_gpu) for node in nodes)
     if concurrent is not None and concurrent > fit and not found.is_cluster:
         raise ValueError(
@@ -195,10 +188,16 @@ def plan_resources(
     )
 
 
+def _parts(amount: float) -> int:
+    """An amount of a resource as Ray counts it."""
+    return round(amount * PARTS)
+
+
 def _fit(node: Node, per_cpu: float, per_gpu: float) -> int:
     """Trials that run on a node at a time."""
-    by_cores = math.floor(node.cores / per_cpu + 1e-6)  # 1 / 0.1 is ten, though 1 // 0.1 is nine
+    by_cores = node.cores * PARTS // _parts(per_cpu)
     if not per_gpu:
         return by_cores
     # A fraction of a GPU packs whole trials onto each; several GPUs per trial share the total.
-    return min(by_cores, node.gpus * int(1 / per_gpu) if per_gpu < 1 else int(node.gpus // per_gpu))
+    by_gpus = node.gpus * (PARTS // _parts(per_gpu)) if per_gpu < 1 else node.gpus * PARTS // _parts(per_gpu)
+    return min(by_cores, by_gpus)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Laptop:
 
     def __init__(self, network: Network, place: Path) -> None:
         self.network, self.home, self.file = network, place / "laptop", place / "onprem.yaml"
-        self._numbers = itertools.count()
+        self.commands: list[Command] = []
         (self.home / ".ray").mkdir(parents=True)
 
     def fill_in(self, head: Host, workers: list[Host]) -> None:
@@ -52,13 +52,14 @@ class Laptop:
             "PATH": f"{ENVIRONMENT}:{os.environ['PATH']}",
         }
         environment.pop("RAY_ADDRESS", None)
-        out = self.home / f"out-{next(self._numbers)}.txt"
+        out = self.home / f"out-{len(self.commands)}.txt"
         with out.open("w") as file:
             process = subprocess.Popen(
                 words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                 text=True, start_new_session=True,
             )  # fmt: skip
-        return Command(process, out)
+        self.commands.append(Command(process, out))
+        return self.commands[-1]
 
     def run(self, *words: str) -> str:
         """What a command of the user's prints, which must succeed."""
@@ -71,11 +72,19 @@ class Laptop:
 
 def printed(command: Command) -> str:
     """What a command has printed that must succeed."""
-    try:
-        assert command.wait(STUDY_TIMEOUT) == 0, f"{command.process.args!r}\n{command.text()[-3000:]}"
-    finally:
-        command.kill_tree()
+    assert command.wait(STUDY_TIMEOUT) == 0, f"{command.process.args!r}\n{command.text()[-3000:]}"
     return command.text()
+
+
+@pytest.fixture
+def laptop(network: Network, tmp_path: Path) -> Iterator[Laptop]:
+    """A laptop in the network; what still runs there at the end is killed."""
+    made = Laptop(network, tmp_path)
+    try:
+        yield made
+    finally:
+        for command in made.commands:
+            command.kill_tree()
 
 
 def listening(host: Host) -> dict[str, set[str]]:
@@ -99,9 +108,8 @@ def try_to_join(host: Host, head: Host, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_from_up_to_down(network: Network, tmp_path: Path) -> None:
+def test_from_up_to_down(network: Network, laptop: Laptop, tmp_path: Path) -> None:
     head, one, two = (network.add(name) for name in ("head", "one", "two"))
-    laptop = Laptop(network, tmp_path)
     laptop.fill_in(head, [one, two])
     laptop.run("ray", "get-auth-token", "--generate")
     laptop.run("ray", "up", "-y", str(laptop.file))
@@ -117,11 +125,11 @@ def test_from_up_to_down(network: Network, tmp_path: Path) -> None:
     check_finished(shared / "a")
     assert "ended: done; 12 trials" in laptop.execute(f"python -m search.status {shared / 'a'}")
 
-    # Twelve trials of a second may be over before the slowest host has loaded torch: this study waits for all three.
+    # Twelve trials of a second may be over before the slowest host has loaded torch: this study goes on until all train.
     run = f"python -m search.run --space smoke --name b --storage {shared} --concurrent 3 --trials 1000"
     study = laptop.begin("ray", "exec", str(laptop.file), run)
     study.until(lambda: trained_on(shared / "b") == {"head", "one", "two"}, "not every host trained")
-    assert "stop" in laptop.execute(f"python -m search.control {shared / 'b'} stop")
+    assert "stop taken up" in laptop.execute(f"python -m search.control {shared / 'b'} stop")
     assert "best: mAP" in printed(study)
 
     token = (laptop.home / ".ray" / "auth_token").read_text().strip()

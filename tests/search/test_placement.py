@@ -1,4 +1,4 @@
-"""The searcher between Tune and the engine: a lone leg's cores, ends that nobody reported; and Tune's way with processes."""
+"""The searcher between Tune and the engine: a lone leg's cores, ends that nobody reported; and processes that start slowly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search.engine import Leg
 from search.leg import THREADS
 from search.resources import Resources
 from search.simulation import MemoryJournal
-from tests.running import ROOT
+from tests.running import ROOT, STUDY_TIMEOUT, Command
 
 TWO_SLOTS = Resources(slots=2, cpus_per_trial=1, gpus_per_trial=0, threads=1, lone_threads=2, device="CPU")
 
@@ -128,73 +128,71 @@ def test_a_node_answers_by_its_raylets_port() -> None:
     assert not answers(node)
 
 
-@pytest.mark.parametrize(("cores", "chosen"), [((1, 1), None), ((2,), None), ((1,), "first"), ((), "first")])
-def test_the_first_leg_that_waits_goes_first_where_the_cluster_lacks_a_place(
-    cores: tuple[int, ...], chosen: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else its own process would be waited for, on a host that is gone or has never come."""
+def test_where_ray_names_its_parts_otherwise_the_first_leg_that_waits_goes_first() -> None:
     from search.placement import KeepsStarting
 
-    there = [{"Alive": True, "Resources": {"CPU": float(number)}} for number in cores]
-    gone = {"Alive": False, "Resources": {"CPU": 8.0}}
-    monkeypatch.setattr("search.placement.ray.nodes", lambda: [*there, gone])
     trials = [
         SimpleNamespace(name=name, status=status)
         for name, status in (("runs", "RUNNING"), ("first", "PENDING"), ("second", "PENDING"))
     ]
-    found = KeepsStarting(TWO_SLOTS).choose_trial_to_run(SimpleNamespace(get_trials=lambda: trials))
-    assert (found and found.name) == chosen
+    assert KeepsStarting().choose_trial_to_run(SimpleNamespace(get_trials=lambda: trials)) is trials[1]
 
 
 SLOW_START = """
-import json, os, time
+import json, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from search.ray_session import RaySession
 from search.resources import Resources
 from tests.search.test_placement import EngineOfShortLegs
 
-folder = Path(os.environ["STUDY"])
+folder, slots, most = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 with RaySession() as session:
     session.start(2, lambda: 0)
     from search import placement
 
     class Leg(placement.LegTrainable):
         def setup(self, config):
-            (folder / f"process-{os.getpid()}").touch()
             try:
                 (folder / "first").touch(exist_ok=False)
+                self.is_first = True
             except FileExistsError:
-                while not (folder / "others may start").exists():
+                self.is_first = False
+                (folder / f"starting-{os.getpid()}").touch()
+                while not (folder / "may start").exists():
                     time.sleep(0.1)
 
         def reset_config(self, new_config):
             return True
 
         def step(self):
-            report = {"epochs": [], "outcome": "reached", "reason": str(os.getpid())}
+            while self.is_first and not list(folder.glob("starting-*")):
+                time.sleep(0.1)
+            report = {"epochs": [], "outcome": "reached", "reason": "first" if self.is_first else "slow"}
             return {"report": json.dumps(report), "done": True}
 
     placement.LegTrainable = Leg
-    two = Resources(slots=2, cpus_per_trial=1, gpus_per_trial=0, threads=1, lone_threads=2, device="CPU")
-    engine = EngineOfShortLegs(folder)
+    resources = Resources(slots, cpus_per_trial=1, gpus_per_trial=0, threads=1, lone_threads=2, device="CPU")
+    engine = EngineOfShortLegs(folder, most)
     inbox = SimpleNamespace(take_up=lambda: None)
-    assert not placement.run_legs(engine, {"folder": str(folder)}, two, inbox, lambda: None)
-    print(json.dumps({"trained": engine.trained, "processes": len(list(folder.glob("process-*")))}))
+    assert not placement.run_legs(engine, {"folder": str(folder)}, resources, inbox, lambda: None)
+    slow = len(list(folder.glob("starting-*")))
+    print(json.dumps({"by": engine.by, "ended": engine.ended, "slow processes": slow}))
 """
+FEW, MANY = 5, 300  # legs: those before the slow process may start; those after which it will never train
 
 
 class EngineOfShortLegs:
-    """Legs without end until two processes have trained; the second may not start before the first has trained a few."""
+    """Legs until the slow process has trained one, `most` at most; it may start once a few legs have ended."""
 
     stopping = False
-    most = 300
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, most: int) -> None:
+        self.folder, self.most = folder, most
         self.running: set[str] = set()
         self.given = 0
-        self.trained: dict[str, int] = {}
+        self.ended: list[int] = []
+        self.by: list[str] = []
         self.journal = MemoryJournal()
 
     @property
@@ -202,12 +200,11 @@ class EngineOfShortLegs:
         return not self.running
 
     def next_leg(self, **resources: Any) -> Leg | None:
-        if len(self.trained) == 2 or self.given == self.most:
+        if "slow" in self.by or self.given == self.most:
             return None
         self.given += 1
-        leg = Leg(f"trial-{self.given}", 1, {}, 0, 4)
-        self.running.add(leg.trial)
-        return leg
+        self.running.add(str(self.given))
+        return Leg(str(self.given), 1, {}, 0, 4)
 
     def is_withdrawn(self, trial: str) -> bool:
         return False
@@ -215,19 +212,42 @@ class EngineOfShortLegs:
     def on_leg_end(self, trial: str, outcome: str, reason: str) -> None:
         assert outcome == "reached", (outcome, reason)
         self.running.remove(trial)
-        self.trained[reason] = self.trained.get(reason, 0) + 1
-        if sum(self.trained.values()) == 5:
-            (self.folder / "others may start").touch()
+        self.ended.append(int(trial))
+        self.by.append(reason)
+        if len(self.ended) == FEW:
+            (self.folder / "may start").touch()
 
 
-def test_a_process_that_starts_slowly_is_waited_for_and_not_begun_anew(tmp_path: Path) -> None:
-    """As on a cold host of a cluster: by Tune's own order every leg that ended elsewhere would throw it away."""
-    done = subprocess.run(
-        [sys.executable, "-c", SLOW_START],
-        env={**os.environ, "STUDY": str(tmp_path)},
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["processes"] == len(told["trained"]) == 2
-    assert sum(told["trained"].values()) > 5
+def run_beside_a_slow_start(folder: Path, slots: int, most: int) -> dict[str, Any]:
+    """What became of legs on two cores, where the second process starts slowly."""
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    with (folder / "out.txt").open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW_START, str(folder), str(slots), str(most)],
+            env=environment, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+    command = Command(process, folder / "out.txt")
+    try:
+        assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+    finally:
+        command.kill_tree()
+    told = json.loads(command.text().splitlines()[-1])
+    assert isinstance(told, dict)
+    return told
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+def test_a_process_that_starts_slowly_is_waited_for_and_not_begun_anew(tmp_path: Path, slots: int) -> None:
+    """As on a cold host; also where the cluster lacks a place: there the leg that waits for one goes first."""
+    told = run_beside_a_slow_start(tmp_path, slots, most=MANY)
+    assert told["slow processes"] == 1
+    assert told["by"][:FEW] == ["first"] * FEW
+    assert "slow" in told["by"]
+    assert told["ended"][:FEW] == sorted(set(range(1, FEW + 2)) & set(told["ended"][:FEW])), "in order, but for one"
+
+
+def test_the_last_leg_does_not_wait_for_its_process(tmp_path: Path) -> None:
+    """One that stands ready takes it."""
+    told = run_beside_a_slow_start(tmp_path, slots=2, most=FEW - 1)
+    assert told["by"] == ["first"] * (FEW - 1)
+    assert sorted(told["ended"]) == list(range(1, FEW))

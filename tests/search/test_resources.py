@@ -44,14 +44,21 @@ class TestOnCpu:
         found = plan_resources(0.5, None, None, 12, False)
         assert (found.slots, found.threads) == (4, 1)
 
-    def test_ten_trials_of_a_tenth_fit_on_a_core(self, machine: Any) -> None:
-        machine(1)
-        assert plan_resources(0.1, None, 10, 12, False).slots == 10
+    @pytest.mark.parametrize(("cpus", "fit"), [(0.1, 20), (1 / 3, 6), (0.3334, 5), (0.6666667, 2), (0.142857, 13)])
+    def test_as_many_fit_as_ray_lets_run_which_counts_in_ten_thousandths(
+        self, machine: Any, cpus: float, fit: int
+    ) -> None:
+        machine(2)
+        found = plan_resources(cpus, None, None, 99, False)
+        assert (found.slots, found.cores) == (fit, 2)
 
-    @pytest.mark.parametrize("cpus", [0.0, -1.0, 3.0])
+    def test_three_trials_of_more_than_a_third_need_two_cores(self) -> None:
+        assert Resources(3, 0.3334, 0.0, 1, 1, "CPU").cores == 2
+
+    @pytest.mark.parametrize("cpus", [0.0, 1e-5, -1.0, 3.0])
     def test_more_cores_than_there_are_or_none_are_refused(self, machine: Any, cpus: float) -> None:
         machine(2)
-        with pytest.raises(ValueError, match=rf"--cpus-per-trial must lie in \(0, 2\].*got {cpus:g}"):
+        with pytest.raises(ValueError, match=rf"--cpus-per-trial must lie in \[0\.0001, 2\].*got {cpus:g}"):
             plan_resources(cpus, None, None, 12, False)
 
     def test_more_at_a_time_than_fit_is_refused(self, machine: Any) -> None:
@@ -171,21 +178,6 @@ class TestCountGpus:
             "search.resources.subprocess.run", lambda *a, **k: subprocess.CompletedProcess(a, 0, listed, "")
         )
         assert count_gpus() == (2, "NVIDIA H100 80GB HBM3")
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "accelerator", "places"),
-    [(1.0, 0.0, "", 12), (2.0, 0.0, "", 5), (1.0, 1.0, "", 3), (1.0, 0.5, "A100", 4), (1.0, 1.0, "T4", 1)],
-)
-def test_places_are_those_of_living_nodes_of_the_kind(cpus: float, gpus: float, accelerator: str, places: int) -> None:
-    nodes = [
-        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0, "accelerator_type:A100": 1.0, "memory": 1e9}},
-        {"Alive": True, "Resources": {"CPU": 1.0, "GPU": 4.0, "accelerator_type:T4": 1.0}},
-        {"Alive": True, "Resources": {"CPU": 3.0}},
-        {"Alive": False, "Resources": {}},
-        {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0, "accelerator_type:T4": 1.0}},
-    ]
-    assert Resources(9, cpus, gpus, 1, 1, "", accelerator).places(nodes) == places
 
 
 def test_describe_says_slots_threads_and_device() -> None:
