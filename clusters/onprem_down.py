@@ -17,7 +17,12 @@ from typing import Any
 
 import yaml
 
-STOP = "PATH=$HOME/detector-search-env/bin:$PATH ray stop --force > /dev/null 2>&1; pgrep -fa 'raylet|gcs_server' | grep -v pgrep"
+LIST = "pgrep -fa 'raylet|gcs_server' | grep -v pgrep"
+# What has been killed may be listed for a moment more: it is given ten seconds.
+STOP = (
+    "PATH=$HOME/detector-search-env/bin:$PATH ray stop --force > /dev/null 2>&1; "
+    f"for second in $(seq 10); do {LIST} > /dev/null || break; sleep 1; done; {LIST}"
+)
 NOTHING = 1  # grep's exit status where no line matched
 
 

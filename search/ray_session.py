@@ -11,10 +11,13 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 CONNECT_WITHIN_S = 10.0
+REMOVALS = 50  # a tenth of a second apart
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # only small reports travel; images come from the memory-mapped cache
 
 
@@ -61,6 +64,15 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_WITHIN_S).close()
 
 
+def _remove(folder: Path) -> None:
+    """Removes Ray's folder, into which those of its processes that outlive it for a moment may still write."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+
+
 class RaySession:
     """Ray for one study: started by the first `start`, ended by `stop` or with the `with` block."""
 
@@ -94,7 +106,7 @@ class RaySession:
             self._ray.shutdown()
             self._ray = None
         if self._temp_dir:
-            shutil.rmtree(self._temp_dir, ignore_errors=True)
+            _remove(Path(self._temp_dir))
             self._temp_dir = ""
 
 

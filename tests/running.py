@@ -32,6 +32,8 @@ class Command:
     def tree(self) -> list[psutil.Process]:
         """The processes of the tree, those of earlier calls included: Ray's outlive their parent."""
         with contextlib.suppress(psutil.NoSuchProcess):
+            if self.process.poll() is not None:  # its number may be another's by now
+                return [process for process in self.seen.values() if process.is_running()]
             root = psutil.Process(self.process.pid)
             for process in (root, *root.children(recursive=True)):
                 self.seen.setdefault(process.pid, process)
@@ -47,7 +49,7 @@ class Command:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             psutil.wait_procs(alive, timeout=10)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=STOP_TIMEOUT)
 
     def wait(self, timeout: float, each_time: Callable[[], None] = lambda: None) -> int:
         """The exit status; polls `each_time` meanwhile."""

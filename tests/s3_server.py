@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tests.running import STOP_TIMEOUT
 
 # Runs moto's own WSGI application behind a filter: PUT /__fault__ {"requests": n, "status": 503} fails the next n requests.
 SERVER = """
@@ -64,7 +65,7 @@ class S3Server:
 
     def _ask(self, method: str, path: str, content: bytes | None = None) -> Any:
         request = urllib.request.Request(f"{self.url}/{path}", data=content, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=STOP_TIMEOUT) as answer:
             return answer.read()
 
 
@@ -90,9 +91,9 @@ def s3_server(log: Path, host: str = "127.0.0.1", command: tuple[str, ...] = ())
 
 
 def _wait_until_it_answers(server: S3Server) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + STOP_TIMEOUT
     while time.monotonic() < until:
-        with suppress(urllib.error.URLError):
+        with suppress(OSError):  # it may refuse, break off, or be slow to load
             server.faults_left()
             return
         time.sleep(0.1)

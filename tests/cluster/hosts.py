@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from tests.running import ROOT
+from tests.running import ROOT, STOP_TIMEOUT
 
 SSHD = "/usr/sbin/sshd"
 ADDRESSES = "10.{net}.0.{host}"
@@ -205,9 +206,8 @@ class Network:
             subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
 
 
-def _wait(true: object, problem: str, seconds: float = 30) -> None:
-    assert callable(true)
-    until = time.monotonic() + seconds
+def _wait(true: Callable[[], bool], problem: str) -> None:
+    until = time.monotonic() + STOP_TIMEOUT
     while not true():
         assert time.monotonic() < until, problem
         time.sleep(0.1)
@@ -223,7 +223,7 @@ def ssh_words(key: Path, address: str, user: str = "root") -> list[str]:
         "-o",
         "LogLevel=ERROR",
         "-o",
-        "ConnectTimeout=3",
+        "ConnectTimeout=30",
     ]
     return ["ssh", *options, "-i", str(key), f"{user}@{address}"]
 

@@ -50,6 +50,11 @@ def fault(request: pytest.FixtureRequest, attempt: int, table: Table, cluster: C
     return Fault(name, attempt, table, cluster.start, shared)
 
 
+def epochs_on(host: str, folder: Path) -> int:
+    """How many of the journal's epochs a host trained."""
+    return sum(r["event"] == "epoch" and r["host"] == host for r in journal(folder))
+
+
 def test_a_worker_host_dies(fault: Fault, cluster: Cluster) -> None:
     command = fault.begin()
     cluster.one.kill()
@@ -63,23 +68,24 @@ def test_a_worker_host_dies(fault: Fault, cluster: Cluster) -> None:
 def test_a_host_comes_and_all_others_go(fault: Fault, cluster: Cluster) -> None:
     """The new one gets trials: none but it can bring the study to its end."""
     new = cluster.hosts.add("new")
-    command = fault.begin("--trials", "40")  # twelve may be over before the new one has joined
+    command = fault.begin()
+    for worker in (cluster.one, cluster.two):
+        worker.freeze()  # or the study might end before the new one has joined
+    fault.remember()
     cluster.hosts.start_worker(new, cluster.head)
-    fault.running |= {r["trial"] for r in journal(fault.folder) if r["event"] == "leg_started"}
     cluster.one.kill()
     cluster.two.kill()
-    fault.remember()
     assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
     assert "new" in trained_on(fault.folder)
     fault.check()
 
 
 def test_a_host_loses_its_network_for_a_while(fault: Fault, cluster: Cluster) -> None:
-    """Shorter than Ray's patience (about 30 s) or longer: no trial is counted twice."""
+    """Shorter than Ray's patience (52 to 65 s, as measured) or longer: no trial is counted twice."""
     command = fault.begin()
     cluster.one.cut()
     fault.remember()
-    end = time.monotonic() + fault.rng.uniform(5, 60)
+    end = time.monotonic() + fault.rng.uniform(*fault.rng.choice([(5, 40), (75, 90)]))
     while time.monotonic() < end and command.process.poll() is None:
         command.tree()
         time.sleep(POLL)
@@ -90,15 +96,15 @@ def test_a_host_loses_its_network_for_a_while(fault: Fault, cluster: Cluster) ->
 
 def test_a_host_hangs_for_a_while(fault: Fault, cluster: Cluster) -> None:
     """A slow node: all of it stands still for less than Ray's patience, the others go on."""
-    command = fault.begin("--trials", "40")  # the others still have work when it stands
+    command = fault.begin("--trials", "80")  # the other still has work when it stands
+    command.until(lambda: trained_on(fault.folder) == {"one", "two"}, "not every host trained")
     frozen = cluster.one.freeze()
-    before = count_epochs(fault.folder)
-    time.sleep(fault.rng.uniform(5, 20))
-    meanwhile = count_epochs(fault.folder) - before
-    cluster.one.thaw(frozen)
     fault.remember()
+    before = epochs_on("two", fault.folder)
+    time.sleep(fault.rng.uniform(5, 20))
+    command.until(lambda: epochs_on("two", fault.folder) > before, "all waited for the one that stands still")
+    cluster.one.thaw(frozen)
     assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
-    assert meanwhile > 0, "nobody waited for it"
     fault.check(most_repeated=0)
 
 
@@ -144,7 +150,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(fault: Fault, cluster:
     first = fault.begin("--trials", "80")
     cluster.driver = other
     second = cluster.start("--space", "smoke", "--runs-dir", str(fault.runs), "--resume", "--name", "f")
-    assert second.wait(STOP_TIMEOUT) == 2, second.text()[-3000:]
+    assert second.wait(STUDY_TIMEOUT) == 2, second.text()[-3000:]
     assert "another search is running in" in second.text()
     fault.remember()
     assert first.wait(STUDY_TIMEOUT) == 0, first.text()[-3000:]
@@ -205,7 +211,7 @@ def test_a_storage_that_a_host_does_not_see(cluster: Cluster, shared: Path, atte
     """It is found out before the first trial, with host and path."""
     cluster.two.run("umount", "-l", str(shared))
     command = cluster.start("--space", "smoke", "--runs-dir", str(shared), "--name", "f")
-    assert command.wait(STOP_TIMEOUT) == 2, command.text()[-3000:]
+    assert command.wait(STUDY_TIMEOUT) == 2, command.text()[-3000:]
     assert f"error: node two ({cluster.two.address}): does not see {shared}/f/study.json" in command.text()
     assert "Traceback" not in command.text()
     assert count_epochs(shared / "f") == 0

@@ -90,6 +90,8 @@ def laptop(network: Network, tmp_path: Path) -> Iterator[Laptop]:
 def listening(host: Host) -> dict[str, set[str]]:
     """The command lines of a host's processes that listen, by the address that they listen on."""
     lines = host.run("ss", "-ltnpH").splitlines()
+    while not all("pid=" in line for line in lines):  # one began to listen while ss looked through the processes
+        lines = host.run("ss", "-ltnpH").splitlines()
     commands = dict(line.split(maxsplit=1) for line in host.run("ps", "-ww", "-eo", "pid=,args=").splitlines())
     found: dict[str, set[str]] = {}
     for line in lines:
@@ -98,6 +100,15 @@ def listening(host: Host) -> dict[str, set[str]]:
         if owner[1] in commands:  # else it has ended in between
             found.setdefault(line.split()[3].rpartition(":")[0], set()).add(commands[owner[1]])
     return found
+
+
+def listening_at_rest(host: Host) -> dict[str, set[str]]:
+    """As above, once the workers of the studies before are gone, which listen for the driver."""
+    until = time.monotonic() + STOP_TIMEOUT
+    while any(re.search("^ray::(?!RuntimeEnv)", command) for found in listening(host).values() for command in found):
+        assert time.monotonic() < until, f"workers that no study needs: {listening(host)}"
+        time.sleep(1)
+    return listening(host)
 
 
 def try_to_join(host: Host, head: Host, **environment: str) -> str:
@@ -129,13 +140,13 @@ def test_from_up_to_down(network: Network, laptop: Laptop, tmp_path: Path) -> No
     run = f"python -m search.run --space smoke --name b --storage {shared} --concurrent 3 --trials 1000"
     study = laptop.begin("ray", "exec", str(laptop.file), run)
     study.until(lambda: trained_on(shared / "b") == {"head", "one", "two"}, "not every host trained")
-    assert "stop taken up" in laptop.execute(f"python -m search.control {shared / 'b'} stop")
+    assert "stop taken up" in laptop.execute(f"python -m search.control {shared / 'b'} stop --patience 600")
     assert "best: mAP" in printed(study)
 
     token = (laptop.home / ".ray" / "auth_token").read_text().strip()
     for host in (head, one, two):
         # Ray listens on all of a host's addresses: these have one, of the private network. What listens is Ray and sshd alone.
-        for address, commands in listening(host).items():
+        for address, commands in listening_at_rest(host).items():
             assert address in (
                 "*",
                 "0.0.0.0",

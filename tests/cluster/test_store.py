@@ -81,7 +81,7 @@ def test_a_while_of_503_is_waited_through(s3: S3Server, start: Callable[..., Com
     words = ("--space", "smoke", "--storage", "s3://studies/b", "--name", "f", "--runs-dir", str(tmp_path))
     command = start(*words, **s3.environment)
     wait_for_epochs(command, tmp_path / "f", 4)
-    s3.fail(requests=60)
+    s3.fail(requests=30)
     assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
     assert s3.faults_left() == 0
     check_finished(fetched(s3, "s3://studies/b/f", tmp_path / "home"))

@@ -199,7 +199,7 @@ def test_too_much_memory(fault: Fault) -> None:
     command = fault.start(
         "--space", str(space), "--sampler", "random", "--runs-dir", str(fault.runs), "--name", "f", "--memory-per-trial", "0.5"
     )  # fmt: skip
-    assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
+    assert command.wait(3 * STUDY_TIMEOUT) == 0, command.text()[-3000:]
     records = journal(fault.folder)
     hungry = {r["trial"] for r in records if r["event"] == "trial_created" and r["config"]["head_depth"] == 4}
     assert hungry, "the space has no hungry configuration in six: nothing was tested"

@@ -11,7 +11,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE_S = 90  # a busy machine draws slowly
+PATIENCE_S = 300  # a busy machine draws slowly
 QUIET = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--no-proxy-server", "--enable-unsafe-swiftshader",
@@ -28,7 +28,9 @@ def open_browser() -> Any:
     for argument in QUIET:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_script_timeout(PATIENCE_S)  # one chart may take long to draw
+    return browser
 
 
 def show(browser: Any, page: Path | str, width: int = 1400, height: int = 1000, dark: bool = False) -> None:

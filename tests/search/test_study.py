@@ -69,7 +69,7 @@ def smoke(start: Callable[..., Command], tmp_path_factory: pytest.TempPathFactor
                         listening.add(socket.laddr.ip)
 
     status = command.wait(STUDY_TIMEOUT, look)
-    _, alive = psutil.wait_procs(command.tree(), timeout=20)
+    _, alive = psutil.wait_procs(command.tree(), timeout=STOP_TIMEOUT)
     return SmokeRun(runs / "s", command.text(), status, listening, most[0], alive)
 
 

@@ -52,6 +52,7 @@ def test_unchanged_files_are_read_once_and_a_changed_one_again(settled: CocoFold
 
 
 def test_a_file_just_written_is_not_trusted(folder: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.data.fingerprint.SETTLED_S", 3600.0)
     read = count_reads(monkeypatch)
     first = split_fingerprint(folder.load().train)
     assert split_fingerprint(folder.load().train) == first
