@@ -31,12 +31,11 @@ class Command:
 
     def tree(self) -> list[psutil.Process]:
         """The processes of the tree, those of earlier calls included: Ray's outlive their parent."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if self.process.poll() is not None:  # its number may be another's by now
-                return [process for process in self.seen.values() if process.is_running()]
-            root = psutil.Process(self.process.pid)
-            for process in (root, *root.children(recursive=True)):
-                self.seen.setdefault(process.pid, process)
+        if self.process.poll() is None:  # else its number may be another's by now
+            with contextlib.suppress(psutil.NoSuchProcess):
+                root = psutil.Process(self.process.pid)
+                for process in (root, *root.children(recursive=True)):
+                    self.seen.setdefault(process.pid, process)
         return [process for process in self.seen.values() if process.is_running()]
 
     def kill_tree(self) -> None:
@@ -97,9 +96,9 @@ def wait_for_epochs(command: Command, folder: Path, number: int) -> None:
     command.until(lambda: count_epochs(folder) >= number, f"{number} epochs were not journaled")
 
 
-def trained_on(folder: Path) -> set[str]:
-    """The hosts that the journal's epochs were trained on."""
-    return {record["host"] for record in journal(folder) if record["event"] == "epoch"}
+def epochs_by_host(folder: Path) -> Counter[str]:
+    """How many of the journal's epochs each host trained; hosts that trained none are not in it."""
+    return Counter(record["host"] for record in journal(folder) if record["event"] == "epoch")
 
 
 def trained_epochs(folder: Path) -> dict[str, Counter[int]]:

@@ -18,7 +18,7 @@ import pytest
 from tests.cluster.hosts import Host
 from tests.cluster.ray_hosts import RayHosts
 from tests.faults.fault import Fault, Table
-from tests.running import POLL, STOP_TIMEOUT, STUDY_TIMEOUT, Command, count_epochs, journal, trained_on
+from tests.running import POLL, STOP_TIMEOUT, STUDY_TIMEOUT, Command, count_epochs, epochs_by_host, journal
 
 pytestmark = pytest.mark.slow
 
@@ -50,11 +50,6 @@ def fault(request: pytest.FixtureRequest, attempt: int, table: Table, cluster: C
     return Fault(name, attempt, table, cluster.start, shared)
 
 
-def epochs_on(host: str, folder: Path) -> int:
-    """How many of the journal's epochs a host trained."""
-    return sum(r["event"] == "epoch" and r["host"] == host for r in journal(folder))
-
-
 def test_a_worker_host_dies(fault: Fault, cluster: Cluster) -> None:
     command = fault.begin()
     cluster.one.kill()
@@ -76,7 +71,7 @@ def test_a_host_comes_and_all_others_go(fault: Fault, cluster: Cluster) -> None:
     cluster.one.kill()
     cluster.two.kill()
     assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
-    assert "new" in trained_on(fault.folder)
+    assert "new" in epochs_by_host(fault.folder)
     fault.check()
 
 
@@ -96,13 +91,13 @@ def test_a_host_loses_its_network_for_a_while(fault: Fault, cluster: Cluster) ->
 
 def test_a_host_hangs_for_a_while(fault: Fault, cluster: Cluster) -> None:
     """A slow node: all of it stands still for less than Ray's patience, the others go on."""
-    command = fault.begin("--trials", "80")  # the other still has work when it stands
-    command.until(lambda: trained_on(fault.folder) == {"one", "two"}, "not every host trained")
+    command = fault.begin(trials=80)  # the other still has work when it stands
+    command.until(lambda: epochs_by_host(fault.folder).keys() == {"one", "two"}, "not every host trained")
     frozen = cluster.one.freeze()
     fault.remember()
-    before = epochs_on("two", fault.folder)
+    before = epochs_by_host(fault.folder)["two"]
     time.sleep(fault.rng.uniform(5, 20))
-    command.until(lambda: epochs_on("two", fault.folder) > before, "all waited for the one that stands still")
+    command.until(lambda: epochs_by_host(fault.folder)["two"] > before, "all waited for the one that stands still")
     cluster.one.thaw(frozen)
     assert command.wait(STUDY_TIMEOUT) == 0, command.text()[-3000:]
     fault.check(most_repeated=0)
@@ -147,7 +142,7 @@ def test_an_old_driver_comes_back_to_life(fault: Fault, cluster: Cluster) -> Non
 def test_a_second_driver_is_refused_while_the_first_lives(fault: Fault, cluster: Cluster) -> None:
     other = cluster.hosts.add("next")  # first of all: the study is not to end while this host starts
     cluster.hosts.start_head(other)
-    first = fault.begin("--trials", "80")
+    first = fault.begin(trials=80)
     cluster.driver = other
     second = cluster.start("--space", "smoke", "--runs-dir", str(fault.runs), "--resume", "--name", "f")
     assert second.wait(STUDY_TIMEOUT) == 2, second.text()[-3000:]

@@ -16,7 +16,7 @@ import yaml
 
 from tests.cluster.hosts import Host, Network
 from tests.cluster.ray_hosts import CLUSTER_FILE
-from tests.running import ROOT, STOP_TIMEOUT, STUDY_TIMEOUT, Command, check_finished, trained_on
+from tests.running import ROOT, STOP_TIMEOUT, STUDY_TIMEOUT, Command, check_finished, epochs_by_host
 
 pytestmark = pytest.mark.slow
 ENVIRONMENT = Path(sys.executable).parent
@@ -139,7 +139,7 @@ def test_from_up_to_down(network: Network, laptop: Laptop, tmp_path: Path) -> No
     # Twelve trials of a second may be over before the slowest host has loaded torch: this study goes on until all train.
     run = f"python -m search.run --space smoke --name b --storage {shared} --concurrent 3 --trials 1000"
     study = laptop.begin("ray", "exec", str(laptop.file), run)
-    study.until(lambda: trained_on(shared / "b") == {"head", "one", "two"}, "not every host trained")
+    study.until(lambda: epochs_by_host(shared / "b").keys() == {"head", "one", "two"}, "not every host trained")
     assert "stop taken up" in laptop.execute(f"python -m search.control {shared / 'b'} stop --patience 600")
     assert "best: mAP" in printed(study)
 

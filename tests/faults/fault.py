@@ -71,11 +71,11 @@ class Fault:
         self.running: set[str] = set()  # who was training shortly before the fault or when it struck
         self.moment = 0
 
-    def begin(self, *more: str) -> Command:
+    def begin(self, trials: int = TRIALS) -> Command:
         """Starts the study and waits for the moment."""
         self.moment = self.rng.randint(*EPOCHS_BEFORE)
-        words = ("--space", "smoke", "--runs-dir", str(self.runs), "--name", "f", "--trials", str(TRIALS))
-        command = self.start(*words, *more)
+        words = ("--space", "smoke", "--runs-dir", str(self.runs), "--name", "f", "--trials", str(trials))
+        command = self.start(*words)
         wait_for_epochs(command, self.folder, self.moment)
         time.sleep(self.rng.uniform(0, 1.0))  # anywhere within an epoch
         self.running = running_trials(self.folder)

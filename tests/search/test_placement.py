@@ -140,11 +140,11 @@ def test_where_ray_names_its_parts_otherwise_the_first_leg_that_waits_goes_first
 
 SLOW_START = """
 import json, os, sys, time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from search.ray_session import RaySession
-from search.resources import Resources
-from tests.search.test_placement import EngineOfShortLegs
+from tests.search.test_placement import TWO_SLOTS, EngineOfShortLegs
 
 folder, slots, most = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 with RaySession() as session:
@@ -172,7 +172,7 @@ with RaySession() as session:
             return {"report": json.dumps(report), "done": True}
 
     placement.LegTrainable = Leg
-    resources = Resources(slots, cpus_per_trial=1, gpus_per_trial=0, threads=1, lone_threads=2, device="CPU")
+    resources = replace(TWO_SLOTS, slots=slots)
     engine = EngineOfShortLegs(folder, most)
     inbox = SimpleNamespace(take_up=lambda: None)
     assert not placement.run_legs(engine, {"folder": str(folder)}, resources, inbox, lambda: None)

@@ -71,6 +71,11 @@ class TestOnCpu:
         with pytest.raises(ValueError, match=r"--gpus-per-trial 0\.5"):
             plan_resources(None, 0.5, None, 12, True)
 
+    def test_less_of_a_gpu_than_ray_counts_is_refused(self, machine: Any) -> None:
+        machine(2, gpus=1)
+        with pytest.raises(ValueError, match=r"--gpus-per-trial must be 0 or at least 0\.0001, got 1e-05"):
+            plan_resources(None, 1e-5, None, 12, True)
+
     def test_gpus_are_left_alone_by_a_cpu_study(self, machine: Any) -> None:
         machine(4, gpus=2)
         assert plan_resources(None, None, None, 12, False).gpus_per_trial == 0.0

@@ -34,7 +34,7 @@ def test_a_pool_gives_up_what_it_has_not_begun_when_telling_fails(monkeypatch: p
         begun.append(n)
         if n:
             failed.wait(60)
-            time.sleep(0.01)  # or it could do all before the failure is known
+            time.sleep(0.1)  # or it could do a hundred before the failure is known
         return n
 
     def closed(_: str) -> None:
@@ -43,4 +43,4 @@ def test_a_pool_gives_up_what_it_has_not_begun_when_telling_fails(monkeypatch: p
 
     with pytest.raises(BrokenPipeError), ThreadPoolExecutor(1) as pool:
         list(told(pool.map(work, range(1000)), 1000, "working", closed))
-    assert len(begun) < 1000
+    assert len(begun) < 100
