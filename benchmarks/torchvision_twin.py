@@ -8,6 +8,7 @@ from torchvision.models.detection import RetinaNet
 
 from detector.config import DetectorConfig
 from detector.model.detector import Detector
+from detector.model.torchvision_names import as_ours
 
 # torchvision.models.detection.retinanet._default_anchorgen
 SIZES = tuple((float(x), float(int(x * 2 ** (1 / 3))), float(int(x * 2 ** (2 / 3)))) for x in (32, 64, 128, 256, 512))
@@ -19,26 +20,13 @@ AS_TORCHVISION: dict[str, Any] = {
     "anchor_offset": 0.0, "anchor_rounding": True, "match_iou_high": 0.5, "match_iou_low": 0.4, "match_force_best": True,
     "focal_gamma": 2.0, "focal_alpha": 0.25, "box_loss": "smooth_l1", "smooth_l1_beta": 0.0, "loss_normalization": "image",
 }  # fmt: skip
-NAMES = {  # how the names of its weights begin: ours
-    "backbone.body.": "trunk.",
-    "backbone.fpn.extra_blocks.p6.": "neck.extra.convs.0.",
-    "backbone.fpn.extra_blocks.p7.": "neck.extra.convs.1.",
-    "head.classification_head.cls_logits.": "head.classification.0.output.",
-    "head.regression_head.bbox_reg.": "head.regression.0.output.",
-    **{f"backbone.fpn.inner_blocks.{n}.0.": f"neck.lateral.{n}." for n in range(3)},
-    **{f"backbone.fpn.layer_blocks.{n}.0.": f"neck.output.{n}." for n in range(3)},
-    **{f"head.classification_head.conv.{n}.0.": f"head.classification.0.convs.{n}." for n in range(4)},
-    **{f"head.regression_head.conv.{n}.0.": f"head.regression.0.convs.{n}." for n in range(4)},
-}
 
 
 def twin_of(reference: RetinaNet, config: DetectorConfig, num_classes: int) -> Detector:
     """Our detector holding every weight of torchvision's (a frozen norm counts no batches)."""
-    state = {}
-    for key, value in reference.state_dict().items():
-        if config.norm != "frozen" or not key.endswith("num_batches_tracked"):
-            prefix = next(prefix for prefix in NAMES if key.startswith(prefix))
-            state[NAMES[prefix] + key.removeprefix(prefix)] = value
+    state = as_ours(reference.state_dict())
+    if config.norm == "frozen":
+        state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     model = Detector(config, num_classes)
     model.load_state_dict(state, strict=True)
     return model

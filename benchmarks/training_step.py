@@ -25,7 +25,8 @@ from detector.config import DetectorConfig
 from detector.data.augment import normalise_plainly
 from detector.memory import keep_freed_memory
 from detector.model.detector import Detector, Targets
-from detector.trainer import make_optimizer, wants_bf16
+from detector.optimizer import make_optimizer
+from detector.trainer import wants_bf16
 
 NUM_CLASSES, HEIGHT, WIDTH, BOXES = 9, 128, 1024, 12  # boxes an image: the median of the report's
 ALIKE = {"optimizer": "sgd", "precision": "fp32", "channels_last": True}
@@ -165,7 +166,7 @@ def our_side(device: str, size: int, steps: int, kind: str) -> Callable[[], floa
     check_equal(reference, model, batches[0])
     del reference
     keep_freed_memory()
-    optimizer = make_optimizer(model, config, where) if defaults else plain_sgd(model)
+    optimizer = make_optimizer(model, config) if defaults else plain_sgd(model)
     bf16 = wants_bf16(config.precision, where)
     return lambda: images_per_second(lambda batch: our_step(model, optimizer, batch, defaults, bf16), batches, steps)
 

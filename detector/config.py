@@ -9,13 +9,12 @@ the trial's identity is the hash of those alone.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from detector.config_rules import ACTIVE_WHEN, BOUNDS, CHOICES, cross_rules
+from detector.identity import RENAMED, hash_of, migrated
 
 
 class ConfigError(ValueError):
@@ -30,16 +29,18 @@ class DetectorConfig:
     train_split: str = "train"  # train, or extended: the training images and those of the extended split
     repeat_threshold: float = 0.0  # classes in less than this share of the images are drawn more often; 0 is off
     image_size_px: tuple[int, int] = (128, 512)  # canvas (height, width); images are letterboxed onto it
-    normalization: str = "dataset"  # dataset: channel mean/std of the training images; imagenet: torchvision's
+    normalization: str = "dataset"  # without weights: channel mean/std of the training images, or imagenet's
 
-    # Trunk
-    trunk: str = "resnet18"  # resnet18 / 34 / 50 / 101, torchvision's; report_ssd: plain convolutions, levels 2..7
-    trunk_width: float = 0.25  # channel multiplier; 1.0 is torchvision's own network
-    trunk_weights: str = ""  # "" random, "imagenet", or a state_dict file
-    detector_weights: str = ""  # a whole detector's checkpoint to start from
+    # Trunk and where it starts
+    trunk: str = (
+        "resnet18"  # resnet18 / 34 / 50 / 101, torchvision's; report_ssd: plain convolutions; else a timm model
+    )
+    trunk_width: float = 0.25  # channel multiplier of our own trunks; 1.0 is torchvision's own network
+    pretrained: str = "none"  # none / imagenet (the trunk) / coco (the whole detector) / a file of weights
+    trunk_lr_factor: float = 1.0  # the pretrained trunk's learning rate over the rest's
     trunk_extra_channels: tuple[int, ...] = ()  # residual blocks of stride 2 beyond a ResNet's level 5: levels 6, 7, ..
-    frozen_stages: int = 0  # 0 none, 1 stem, 2 stem + layer1, .. 5 all
-    norm: str = "batch"  # batch / group / frozen (batch norm with fixed statistics)
+    frozen_stages: int = 0  # 0 none, 1 the stem, 2 the stem and all up to level 2, .. 5 all up to level 5
+    norm: str = "batch"  # of the trunk: batch / group / frozen (a fixed scale and shift)
     group_norm_channels: int = 8  # channels per group wherever a group norm is used
 
     # Neck
@@ -99,15 +100,18 @@ class DetectorConfig:
     clip_norm: float = 10.0  # gradient norm; 0 is off
     batch_size: int = 8
     steps_per_epoch: int = 0  # 0: one pass over the training set
+    min_steps_per_epoch: int = 0  # of an epoch that is one pass: small datasets are passed over several times
     schedule: str = "cosine"  # cosine / multistep / constant (with a final decay)
     schedule_epochs: int = 18  # the schedule is laid over these
     warmup_epochs: float = 0.5
+    min_warmup_steps: int = 0  # a warm-up is at least so long
     lr_milestones: tuple[float, ...] = (0.67, 0.89)  # shares of schedule_epochs
     lr_decay: float = 0.1  # factor per milestone, or of the final decay
     final_decay_epochs: int = 2  # constant schedule: the last epochs train at lr * lr_decay
     precision: str = "auto"  # auto (bf16 where the hardware has it) / bf16 / fp32
     channels_last: bool = True
     ema_decay: float = 0.0  # 0 is off; evaluation then uses the averaged weights
+    ema_warmup_steps: int = 0  # the decay rises to ema_decay over about so many steps
 
     # Augmentation, on whole batches
     flip_probability: float = 0.5
@@ -141,6 +145,14 @@ class DetectorConfig:
             check_field_name(name)
         return cls(**values)
 
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> DetectorConfig:
+        """The config of a record (a plan, checkpoint, best.yaml), which an earlier version may have written.
+
+        Raises: ConfigError as `from_dict`.
+        """
+        return cls.from_dict(migrated(values))
+
     def with_values(self, values: Mapping[str, Any]) -> DetectorConfig:
         """This config with some fields changed, checked as in `from_dict`."""
         for name in values:
@@ -162,14 +174,30 @@ class DetectorConfig:
         return {name: value for name, value in self.to_dict().items() if name in active}
 
     def hash(self) -> str:
-        """Ten hex digits of the consumed fields: equal for configs that train alike."""
-        canonical = json.dumps(self.active_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        """Twelve hex digits: equal for configs that train alike (detector/identity.py).
+
+        Raises: ConfigError where a weight file cannot be read.
+        """
+        return config_hash(self.active_dict())
 
 
 NESTED = ("anchor_sizes", "prior_sizes", "prior_ratios")  # may hold a tuple per level
 FIELD_NAMES: tuple[str, ...] = tuple(field.name for field in fields(DetectorConfig))
 FIELD_TYPES: dict[str, Any] = get_type_hints(DetectorConfig)
+
+
+def config_hash(consumed: Mapping[str, Any]) -> str:
+    """The hash of a config's consumed fields, as a trial's record holds them.
+
+    Raises: ConfigError where a weight file cannot be read.
+    """
+    try:
+        return hash_of(consumed, DEFAULTS)
+    except OSError as error:
+        raise ConfigError(
+            f"pretrained={consumed['pretrained']!r} must be none, imagenet, coco or a readable file of weights "
+            f"({error.strerror})"
+        ) from None
 
 
 def active_fields(config: DetectorConfig) -> frozenset[str]:
@@ -209,9 +237,18 @@ def check_field_name(name: str, place: str = "DetectorConfig") -> None:
     """Raises: ConfigError, with the nearest field's name, if `name` is none."""
     if name in FIELD_NAMES:
         return
+    if name in RENAMED:
+        raise ConfigError(f'{place}: "{name}" is now "{RENAMED[name]}".')
     near = difflib.get_close_matches(name, FIELD_NAMES, n=1)
     hint = f' Did you mean "{near[0]}"?' if near else f" Fields: {', '.join(FIELD_NAMES)}."
     raise ConfigError(f'{place}: "{name}" is not a DetectorConfig field.{hint}')
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+DEFAULTS: dict[str, Any] = {field.name: _plain(field.default) for field in fields(DetectorConfig)}
 
 
 def coerce(name: str, value: Any) -> Any:
@@ -274,10 +311,6 @@ def _number(name: str, item: Any, whole: bool) -> Any:
 
 def _kind_name(kind: Any) -> str:
     return "a number or a list of numbers" if kind is Any else getattr(kind, "__name__", str(kind))
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def validate(config: DetectorConfig) -> None:

@@ -18,7 +18,6 @@ Rule = tuple[str, bool, tuple[str, ...]]  # what must hold, whether it does, the
 CHOICES: dict[str, tuple[str, ...]] = {
     "train_split": ("train", "extended"),
     "normalization": ("dataset", "imagenet"),
-    "trunk": ("resnet18", "resnet34", "resnet50", "resnet101", "report_ssd"),
     "neck": ("fpn", "bifpn", "none"),
     "anchor_kind": ("retinanet", "ssd"),
     "matcher": ("threshold", "ssd", "atss"),
@@ -36,10 +35,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "bf16", "fp32"),
 }
 
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+OWN_TRUNKS = (*RESNETS, "report_ssd")  # at any width; every other name is a timm model's
+
 # Inclusive bounds; math.inf is no bound.
 BOUNDS: dict[str, tuple[float, float]] = {
     "trunk_width": (0.05, 4.0),
-    "frozen_stages": (0, 5),
+    "trunk_lr_factor": (0.001, 10.0),
+    "frozen_stages": (0, 7),
     "group_norm_channels": (1, 256),
     "neck_channels": (8, 1024),
     "neck_repeats": (1, 8),
@@ -63,6 +66,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "clip_norm": (0.0, math.inf),
     "batch_size": (1, 65536),
     "steps_per_epoch": (0, math.inf),
+    "min_steps_per_epoch": (0, math.inf),
+    "min_warmup_steps": (0, math.inf),
+    "ema_warmup_steps": (0, math.inf),
     "schedule_epochs": (1, math.inf),
     "warmup_epochs": (0.0, 1e6),
     "lr_decay": (0.0, 1.0),
@@ -86,10 +92,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 # A field that stands here is consumed only where its predicate holds; every other field always is.
 ACTIVE_WHEN: dict[str, Callable[[DetectorConfig], bool]] = {
-    "trunk_weights": lambda c: not c.detector_weights,
-    "trunk_extra_channels": lambda c: _is_resnet(c),
-    "frozen_stages": lambda c: _is_resnet(c),
-    "norm": lambda c: _is_resnet(c),
+    "normalization": lambda c: c.pretrained == "none",  # weights bring their own
+    "trunk_lr_factor": lambda c: c.pretrained != "none",
+    "trunk_width": lambda c: c.trunk in OWN_TRUNKS,
+    "trunk_extra_channels": lambda c: c.trunk in RESNETS,
+    "norm": lambda c: _has_norm(c),
     "neck_channels": lambda c: c.neck != "none",
     "neck_norm": lambda c: c.neck != "none",
     "extra_levels": lambda c: c.neck != "none",
@@ -113,7 +120,7 @@ ACTIVE_WHEN: dict[str, Callable[[DetectorConfig], bool]] = {
     "group_norm_channels": lambda c: (
         "group"
         in (
-            c.norm if _is_resnet(c) else "",
+            c.norm if _has_norm(c) else "",
             c.neck_norm if c.neck != "none" else "",
             c.head_norm if c.head_depth > 0 else "",
         )
@@ -124,6 +131,8 @@ ACTIVE_WHEN: dict[str, Callable[[DetectorConfig], bool]] = {
     "smooth_l1_beta": lambda c: c.box_loss == "smooth_l1",
     "sgd_momentum": lambda c: c.optimizer == "sgd",
     "adam_beta2": lambda c: c.optimizer != "sgd",
+    "min_steps_per_epoch": lambda c: c.steps_per_epoch == 0,
+    "ema_warmup_steps": lambda c: c.ema_decay > 0,
     "lr_milestones": lambda c: c.schedule == "multistep",
     "lr_decay": lambda c: c.schedule in ("multistep", "constant"),
     "final_decay_epochs": lambda c: c.schedule == "constant",
@@ -131,18 +140,18 @@ ACTIVE_WHEN: dict[str, Callable[[DetectorConfig], bool]] = {
 }
 
 
-def _is_resnet(config: DetectorConfig) -> bool:
+def _has_norm(config: DetectorConfig) -> bool:
     return config.trunk != "report_ssd"
 
 
 def cross_rules(c: DetectorConfig) -> list[Rule]:
     """Everything that no single bound says, whether it holds for this config or not."""
-    return [*_level_rules(c), *_anchor_rules(c), *_loss_rules(c), *_schedule_rules(c)]
+    return [*_level_rules(c), *_weight_rules(c), *_anchor_rules(c), *_loss_rules(c), *_schedule_rules(c)]
 
 
 def _level_rules(c: DetectorConfig) -> list[Rule]:
     levels = c.neck_levels
-    top = 7 if c.trunk == "report_ssd" else 5 + len(c.trunk_extra_channels)
+    top = 7 if c.trunk == "report_ssd" else 5 + len(c.trunk_extra_channels) * (c.trunk in RESNETS)
     step = 2 ** levels[-1] if c.trunk == "report_ssd" and levels else 32
     return [
         (
@@ -157,15 +166,56 @@ def _level_rules(c: DetectorConfig) -> list[Rule]:
         ),
         (
             "trunk_extra_channels must be at least 16 each, one for each of neck_levels beyond a ResNet's 5",
-            not _is_resnet(c)
+            c.trunk not in RESNETS
             or not c.trunk_extra_channels
             or (min(c.trunk_extra_channels) >= 16 and levels[-1:] == (5 + len(c.trunk_extra_channels),)),
             ("trunk_extra_channels", "neck_levels", "trunk"),
         ),
+    ]
+
+
+def _weight_rules(c: DetectorConfig) -> list[Rule]:
+    pretrained = c.pretrained != "none"
+    own_size = c.trunk not in OWN_TRUNKS or c.trunk_width == 1.0
+    return [
+        ("trunk must be the name of a trunk", bool(c.trunk), ("trunk",)),
+        ("pretrained must be none, imagenet, coco or a file of weights", bool(c.pretrained), ("pretrained",)),
         (
-            'trunk_weights "imagenet" need torchvision\'s own network: trunk_width 1.0 and norm batch or frozen',
-            c.trunk_weights != "imagenet" or (_is_resnet(c) and c.trunk_width == 1.0 and c.norm in ("batch", "frozen")),
-            ("trunk_weights", "trunk_width", "norm"),
+            "pretrained imagenet needs a network that somebody has trained: a timm model, or a resnet at trunk_width 1.0 "
+            "with norm batch or frozen",
+            c.pretrained != "imagenet" or (c.trunk != "report_ssd" and own_size and c.norm != "group"),
+            ("pretrained", "trunk", "trunk_width", "norm"),
+        ),
+        (
+            "pretrained coco is torchvision's RetinaNet: trunk resnet50 at trunk_width 1.0 with norm batch or frozen, neck "
+            "fpn on levels 3, 4, 5 and two extra_levels",
+            c.pretrained != "coco"
+            or (
+                (c.trunk, c.trunk_width, c.neck, c.neck_levels, c.extra_levels)
+                == ("resnet50", 1.0, "fpn", (3, 4, 5), 2)
+                and c.norm != "group"
+            ),
+            ("pretrained", "trunk", "trunk_width", "norm", "neck", "neck_levels", "extra_levels"),
+        ),
+        (
+            "norm frozen keeps the statistics that a trunk was trained with: it needs pretrained weights",
+            c.norm != "frozen" or not _has_norm(c) or pretrained,
+            ("norm", "pretrained"),
+        ),
+        (
+            "frozen_stages keep what a trunk has learned: they need pretrained weights",
+            c.frozen_stages == 0 or pretrained,
+            ("frozen_stages", "pretrained"),
+        ),
+        (
+            "frozen_stages must not exceed the deepest of neck_levels",
+            c.frozen_stages <= max(c.neck_levels, default=0),
+            ("frozen_stages", "neck_levels"),
+        ),
+        (
+            "norm group is for our own resnets: a timm model has the norms that its weights were trained with",
+            c.trunk in OWN_TRUNKS or c.norm != "group",
+            ("norm", "trunk"),
         ),
     ]
 

@@ -17,24 +17,21 @@ class Predictor:
     def __init__(self, checkpoint: Path, device: str | None = None) -> None:
         import torch
 
+        from detector.checkpoint import load_checkpoint
         from detector.model.detector import Detector
-        from detector.trainer import default_device, load_checkpoint
+        from detector.model.pretrained import evaluated_weights
+        from detector.trainer import default_device
 
         state = load_checkpoint(checkpoint)
         if state is None:
             raise DataError(
                 f"--checkpoint {checkpoint}: must be a checkpoint of detector.train or of a study (best.pt)"
             )
-        # Weights come from the checkpoint: the files that training started from need not be here.
-        config = DetectorConfig.from_dict({**state["config"], "trunk_weights": "", "detector_weights": ""})
+        config = DetectorConfig.from_record(state["config"])
         self.device = torch.device(device or default_device())
         self.config, self.class_names = config, list(state["class_names"])
         self.model = Detector(config, len(self.class_names)).to(self.device).eval()
-        weights = state["model"]
-        if state.get("ema"):
-            prefix = "module."
-            weights = {k.removeprefix(prefix): v for k, v in state["ema"].items() if k.startswith(prefix)}
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(evaluated_weights(state))
         self.mean = torch.tensor(state["channel_mean"], device=self.device)
         self.std = torch.tensor(state["channel_std"], device=self.device)
         # The weights are those of the last epoch in the history, which best.pt ends with the best of.

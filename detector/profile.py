@@ -40,7 +40,6 @@ def profile_config(
     from detector.model.detector import Detector
     from detector.trainer import default_device, wants_bf16
 
-    config = config.with_values({"trunk_weights": "", "detector_weights": ""})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Detector(config, num_classes)

@@ -15,7 +15,8 @@ class LearningRate:
     def __init__(self, config: DetectorConfig, steps_per_epoch: int) -> None:
         self.base, self.kind = config.lr, config.schedule
         self.total = config.schedule_epochs * steps_per_epoch
-        self.warmup = min(int(config.warmup_epochs * steps_per_epoch), self.total)
+        warmup = max(int(config.warmup_epochs * steps_per_epoch), config.min_warmup_steps)
+        self.warmup = min(warmup, self.total)
         decays = self.kind in ("multistep", "constant")
         self.decay = config.lr_decay if decays else 1.0
         if self.kind == "multistep":

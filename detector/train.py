@@ -37,17 +37,18 @@ def read_config(path: Path, option: str = "--config") -> DetectorConfig:
         raise ConfigError(
             f"{option} {path}: names must be text, got {[n for n in values if not isinstance(n, str)][:3]}"
         )
-    return DetectorConfig.from_dict(values)
+    return DetectorConfig.from_record(values)
 
 
 def train(config: DetectorConfig, options: argparse.Namespace) -> dict[str, Any]:
     """Trains to `epochs` and returns the best epoch's result with the paths of what was left."""
     import torch
 
+    from detector.checkpoint import load_checkpoint, save_checkpoint, save_weights
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
     from detector.memory import keep_freed_memory
-    from detector.trainer import DivergedError, Trainer, load_checkpoint, save_checkpoint, save_weights
+    from detector.trainer import DivergedError, Trainer
 
     epochs = config.schedule_epochs if options.epochs is None else options.epochs
     if epochs < 1:

@@ -5,31 +5,29 @@ It knows nothing of trials, rungs or studies, and leaves no global state behind.
 
 from __future__ import annotations
 
-import os
 import time
-import zipfile
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from detector.checkpoint import CHECKPOINT_FORMAT, check_same, optimizer_state
 from detector.config import ConfigError, ConsumedConfig, DetectorConfig
 from detector.data.augment import normalise_plainly
 from detector.data.batches import TrainingBatches, TrainingData, load_batches
 from detector.data.cache import CachedSplit
 from detector.data.dataset import coco_ground_truth
+from detector.ema import AveragedWeights
 from detector.evaluate import Evaluator, Metrics
 from detector.model.detector import Detector, Targets
 from detector.model.losses import WholeBatch
 from detector.model.postprocess import Detections
+from detector.model.pretrained import evaluated_weights, load_start
+from detector.optimizer import make_optimizer, set_learning_rate
 from detector.schedule import LearningRate
-
-CHECKPOINT_FORMAT = 1
 
 
 class DivergedError(RuntimeError):
@@ -97,18 +95,17 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = Detector(reading, len(data.dataset.class_names))
+            self.start = load_start(model, reading, data.dataset.class_names)
         if reading.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = model.to(self.device)
-        self.batches = TrainingBatches(reading, data, seed, self.device)
-        self.optimizer = make_optimizer(self.model, reading, self.device)
+        self.batches = TrainingBatches(reading, data, seed, self.device, self.start.statistics)
+        self.optimizer = make_optimizer(self.model, reading)
         self.learning_rate = LearningRate(reading, self.batches.steps)
         self.clip_norm = reading.clip_norm
         self.bf16 = wants_bf16(reading.precision, self.device)
         decay = reading.ema_decay
-        self.ema = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
-        )
+        self.ema = AveragedWeights(self.model, decay, reading.ema_warmup_steps) if decay else None
         self.eval_batch_size = min(2 * reading.batch_size, 16)
         reader.check()
         if micro_batch is not None and any(
@@ -143,7 +140,7 @@ class Trainer:
             metrics=metrics.values,
             per_class=metrics.per_class,
             best_f1_scores=metrics.best_f1_scores,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=self.learning_rate.at((self.epoch + 1) * self.batches.steps - 1),
             train_seconds=trained - start,
             eval_seconds=time.perf_counter() - trained,
             cpu_seconds=time.process_time() - busy,
@@ -157,7 +154,8 @@ class Trainer:
         first = (number - 1) * self.batches.steps
         losses = torch.zeros(self.batches.steps, 2, device=self.device)
         for step, (images, targets) in enumerate(self.batches.epoch(number)):
-            losses[step] = self.train_batch(images, targets, self.learning_rate.at(first + step))
+            lr = self.learning_rate.at(first + step)
+            losses[step] = self.train_batch(images, targets, lr, first + step)
         on_host = losses.cpu()
         finite = torch.isfinite(on_host).all(dim=1)
         if not bool(finite.all()):
@@ -166,17 +164,16 @@ class Trainer:
         classification, box = on_host.mean(dim=0).tolist()
         return classification, box
 
-    def train_batch(self, images: torch.Tensor, targets: Targets, lr: float) -> torch.Tensor:
-        """One optimizer step on a batch; returns the detached (classification, box) losses, still on the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def train_batch(self, images: torch.Tensor, targets: Targets, lr: float, step: int = 0) -> torch.Tensor:
+        """Optimizer step `step` (from 0) on a batch; returns the detached (classification, box) losses, on the device."""
+        set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(images, targets)
         if self.clip_norm > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update(self.model, step)
         return losses
 
     def _backward(self, images: torch.Tensor, targets: Targets) -> torch.Tensor:
@@ -224,6 +221,15 @@ class Trainer:
         """The model whose scores are reported: the averaged weights where EMA is on."""
         return cast(Detector, self.ema.module) if self.ema is not None else self.model
 
+    def load_evaluated(self, state: dict[str, Any]) -> None:
+        """Takes the weights and channel statistics that a checkpoint's scores belong to, to evaluate them; not to go on."""
+        self.evaluated_model().load_state_dict(evaluated_weights(state))
+        self._take_statistics(state)
+
+    def _take_statistics(self, state: dict[str, Any]) -> None:
+        for mine, name in ((self.batches.mean, "channel_mean"), (self.batches.std, "channel_std")):
+            mine.copy_(torch.tensor(state[name]))
+
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
@@ -238,7 +244,9 @@ class Trainer:
             "channel_mean": self.batches.mean.tolist(),
             "channel_std": self.batches.std.tolist(),
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "ema": {f"module.{k}": v for k, v in self.ema.module.state_dict().items()}
+            if self.ema is not None
+            else None,
             "optimizer": self.optimizer.state_dict(),
             "history": [result.to_dict() for result in self.history],
         }
@@ -250,18 +258,12 @@ class Trainer:
 
         Raises: ConfigError naming what differs.
         """
-        mine = {"config": self.config.to_dict(), "seed": self.seed, "fingerprint": self.data.fingerprint}
-        if longer_schedule:
-            state = {**state, "config": {**state["config"], "schedule_epochs": self.config.schedule_epochs}}
-        for name, value in mine.items():
-            if state.get(name) != value:
-                raise ConfigError(
-                    f"a checkpoint goes on with its own {name}; it has {state.get(name)!r}, this is {value!r}"
-                )
+        check_same(state, self.config, self.seed, self.data.fingerprint, longer_schedule)
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            self.ema.module.load_state_dict(evaluated_weights(state))
+        self.optimizer.load_state_dict(optimizer_state(state, self.model, self.optimizer))
+        self._take_statistics(state)
         self.history = [EpochResult(**row) for row in state["history"]]
 
 
@@ -280,19 +282,6 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def make_optimizer(model: nn.Module, config: DetectorConfig, device: torch.device) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW in two groups: weight decay acts on weights, not on norms and biases."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.sgd_momentum, fused=True)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, betas=(0.9, config.adam_beta2), fused=True)
-
-
 def detections_as_coco(found: Detections, cached: CachedSplit, start: int) -> list[dict[str, Any]]:
     """Flat detections of the batch at `start` as COCO rows, back in the images' own pixels."""
     position = found.image_index.numpy() + start
@@ -302,55 +291,3 @@ def detections_as_coco(found: Detections, cached: CachedSplit, start: int) -> li
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     rows = zip(position.tolist(), found.labels.tolist(), xywh.tolist(), found.scores.tolist(), strict=True)
     return [{"image_id": p + 1, "category_id": k + 1, "bbox": box, "score": score} for p, k, box, score in rows]
-
-
-def save_checkpoint(state: dict[str, Any], path: Path, keep_previous: bool = True) -> None:
-    """Writes a checkpoint so that a crash leaves the old or the new one, never half; the old one may be kept beside it.
-
-    Raises: OSError, as of a full disk; what was half written takes no room then.
-    """
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):  # what went wrong first is what is told
-            unfinished.unlink()
-        if isinstance(error.__context__, OSError):  # torch closes its file and says of that alone that it failed
-            raise error.__context__ from None
-        raise
-    if keep_previous and path.exists():
-        path.replace(previous_checkpoint(path))
-    unfinished.replace(path)
-
-
-def save_weights(state: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint to predict from or to start from, a third of the size: without the optimizer's state."""
-    save_checkpoint({**state, "optimizer": None}, path, keep_previous=False)
-
-
-def previous_checkpoint(path: Path) -> Path:
-    """Where `save_checkpoint` leaves the checkpoint before the newest."""
-    return path.with_suffix(".previous.pt")
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The newest whole checkpoint at `path`, or None. No code is unpickled.
-
-    A damaged one is removed, so that the next save does not put it in the place of the good one before it.
-    """
-    for candidate in (path, previous_checkpoint(path)):
-        if candidate.is_file():
-            try:
-                with zipfile.ZipFile(candidate) as archive:
-                    damaged = archive.testzip()  # torch.load itself does not look at the checksums
-                state = None if damaged else torch.load(candidate, map_location="cpu", weights_only=True)
-            except Exception:  # torn or foreign: torch and zipfile raise many kinds for it
-                state = None
-            if isinstance(state, dict) and state.get("format") == CHECKPOINT_FORMAT:
-                return state
-            if state is None and candidate == path and previous_checkpoint(path).is_file():
-                path.unlink()
-    return None

@@ -18,8 +18,9 @@ from detector.data.batches import TrainingBatches, TrainingData, load_batches
 from detector.data.dataset import coco_ground_truth
 from detector.evaluate import Evaluator
 from detector.model.postprocess import Detections
+from detector.optimizer import make_optimizer
 from detector.schedule import LearningRate
-from detector.trainer import DivergedError, EpochResult, default_device, detections_as_coco, make_optimizer
+from detector.trainer import DivergedError, EpochResult, default_device, detections_as_coco
 
 
 class FasterRcnnTrainer:
@@ -35,7 +36,7 @@ class FasterRcnnTrainer:
                 image_mean=[0.0] * 3, image_std=[1.0] * 3, box_score_thresh=config.score_threshold, box_nms_thresh=config.nms_iou,
             ).to(self.device)  # fmt: skip
         self.batches = TrainingBatches(config, data, seed, self.device)
-        self.optimizer = make_optimizer(self.model, config, self.device)
+        self.optimizer = make_optimizer(self.model, config)
         self.learning_rate = LearningRate(config, self.batches.steps)
         self.evaluator = Evaluator(coco_ground_truth(data.val.split), data.dataset.area_ranges_px)
         self.seed, self.epoch = seed, 0

@@ -31,7 +31,7 @@ class Prior:
     def of(cls, plan: dict[str, Any], state: StudyState) -> Prior:
         """The space of a study, as its last session had it (--space-edit)."""
         fields = state.session.get("fields", plan["space"]["fields"])
-        return cls(DetectorConfig.from_dict(plan["space"]["base"]), fields)
+        return cls(DetectorConfig.from_record(plan["space"]["base"]), fields)
 
     def shares(self, draws: int, rng: np.random.Generator) -> np.ndarray:
         """[draws, fields]: where on its way from low to high each field stands, 0..1, all as likely."""

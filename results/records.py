@@ -7,6 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from detector.config import ConfigError, config_hash
+from detector.identity import migrated
+
 JOURNAL_NAME = "journal.jsonl"
 PLAN_NAME = "study.json"
 GROUND_TRUTH_NAME = "ground_truth.json"  # of the validation split, as COCO
@@ -17,7 +20,7 @@ class JournalError(ValueError):
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The journal's records. A half-written last line is left out with a warning.
+    """The journal's records, as today's version writes them. A half-written last line is left out with a warning.
 
     Every driver writes in a generation of its own. What one wrote after a later one had taken over does not count.
 
@@ -43,14 +46,14 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         generation = record.get("generation", newest)
         if generation >= newest:
             newest = generation
-            records.append(record)
+            records.append(_upgraded(record))
     if torn:
         warnings.warn(f"{path}: the last line was half-written and is left out: {torn[:60]!r}", stacklevel=2)
     return records
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """study.json of a study folder.
+    """study.json of a study folder, as today's version writes it.
 
     Raises: JournalError where there is none.
     """
@@ -67,4 +70,28 @@ def read_plan(folder: Path) -> dict[str, Any]:
             f"{path}: must be a study's plan, an object with {', '.join(lacking)}; restore it from a copy"
         )
     assert isinstance(plan, dict)
-    return plan
+    return _upgraded_plan(plan)
+
+
+HASH_DIGITS_BEFORE = 10  # of format 1, which hashed every consumed field
+
+
+def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of format 1 as of format 2: a new trial's fields by today's names, and the hash that goes with them."""
+    if record["event"] != "trial_created" or len(record.get("config_hash", "")) != HASH_DIGITS_BEFORE:
+        return record
+    config = migrated(record["config"])
+    try:
+        identity = config_hash(config)
+    except ConfigError:  # its weight file is gone: it is a config like no other
+        identity = record["config_hash"]
+    return {**record, "config": config, "varied": migrated(record.get("varied", {})), "config_hash": identity}
+
+
+def _upgraded_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan of format 1 as of format 2: the fields of its base and steps by today's names."""
+    if plan.get("format") != 1 or "space" not in plan:
+        return plan
+    space = {**plan["space"], "base": migrated(plan["space"]["base"])}
+    steps = [{**s, "changes": migrated(s["changes"]), "values": migrated(s["values"])} for s in plan.get("steps", [])]
+    return {**plan, "space": space, **({"steps": steps} if steps else {})}

@@ -22,7 +22,7 @@ def settle_chain(options: Options, given: Given) -> dict[str, Any]:
     def can_be_built(config: DetectorConfig) -> None:
         if config.train_split == "extended" and given.source.extended is None:
             raise ConfigError("there are no more training images; name them with --extended-annotations FILE")
-        check_weights(config, len(given.dataset.class_names))
+        check_weights(config, given.dataset.class_names)
 
     steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
     for step in steps:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from detector.config import DetectorConfig
+from detector.config_rules import OWN_TRUNKS
 from detector.data.places import free_disk_bytes
+from detector.weights import Weights
 from results.ablation import changed
 from results.state import StudyState
 from search.disk import worst_case_bytes
@@ -36,8 +39,9 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
         "data": f"{data['name']}: {data['train_images']} train{more}, {data['val_images']} val{test}; "
         f"{data['train_boxes']} + {data['val_boxes']} boxes, {len(data['classes'])} classes, {turn}",
         "images": study.images_words,
-        "profile": f"{plan['profile']}: {base.trunk} x {base.trunk_width:g} on {base.image_size_px[0]} x {base.image_size_px[1]} pixels; "
+        "profile": f"{plan['profile']}: {_trunk(base)} on {base.image_size_px[0]} x {base.image_size_px[1]} pixels; "
         f"{'; '.join(study.space.notes) or 'nothing fitted'}",
+        **({"weights": _weights(study)} if not plan.get("trainer") else {}),
         **(_ablation_lines(study) if study.steps else _search_lines(study, expected)),
         "machine": study.resources.describe(),
         **({"disk": _disk(study)} if study.checkpoint_bytes else {}),
@@ -55,6 +59,18 @@ def print_plan(study: Study, expected: Forecast, say: Any) -> None:
         say(f" dropped  {note}")
     if len(plan["dropped"]) > 5:
         say(f" dropped  .. {len(plan['dropped'])} in all, listed in study.json")
+
+
+def _trunk(base: DetectorConfig) -> str:
+    return f"{base.trunk} x {base.trunk_width:g}" if base.trunk in OWN_TRUNKS else base.trunk
+
+
+def _weights(study: Study) -> str:
+    """What the base starts from, and where that comes from."""
+    sources = [Weights(**weights).describe() for weights in study.plan.get("weights", [])]
+    if study.space.base.pretrained == "none":
+        return "; ".join(["the base starts from random weights", *sources])
+    return f"{'; '.join(sources)}; {study.start}"
 
 
 def _disk(study: Study) -> str:

@@ -41,7 +41,7 @@ def request_of(options: argparse.Namespace, plan: dict[str, Any], state: StudySt
             )
         return {"ask": "prune", "trial": named[options.what]}
     if options.ask == "add":
-        base = DetectorConfig.from_dict(plan["space"]["base"])
+        base = DetectorConfig.from_record(plan["space"]["base"])
         return {"ask": "add", "values": changes_of_file(base, Path(options.what), "add")}
     return {"ask": "stop"}
 

@@ -6,15 +6,15 @@ The engine owns the journal. Whoever runs legs (Ray Tune in placement.py, simula
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from detector.config import ConfigError, DetectorConfig
+from detector.identity import distinct_id
 from results.state import ON_RUNGS, StudyState, Trial
 from search.afterwards import DEFAULT_TOP, best_of_search, missing_audit, missing_final
 from search.failures import remedy_for
@@ -257,7 +257,7 @@ class Engine:
             trial, top = self.state.trials[identity], self.state.levels[-1]
             config = self.space.base.with_values({**trial.config, "schedule_epochs": top})
             if config.hash() not in self.by_config:
-                own = trial_id(config, self.fingerprint, trial.seed)
+                own = self._id(config, trial.seed)
                 more = {"of": identity, "to_epoch": top}
                 return self._add(
                     own, "search", config.hash(), config.active_dict(), trial.varied, trial.seed, None, more
@@ -312,14 +312,18 @@ class Engine:
         varied = {name: active[name] for name in values if name in active}
         reused = self.elsewhere.find(config.hash(), seed) if role == "search" else ""
         more = {name: value for name, value in (("step", step), ("reused", reused)) if value}
-        return self._add(trial_id(config, self.fingerprint, seed), role, config.hash(), active, varied, seed, proposal, more)  # fmt: skip
+        return self._add(self._id(config, seed), role, config.hash(), active, varied, seed, proposal, more)  # fmt: skip
 
     def _repeat(self, trial: Trial, role: str, seed: int, top: int) -> Trial:
         """A trial of another role with the config of one that there is, trained to the top in one leg."""
         config = self.space.base.with_values(trial.config)
-        identity = trial_id(config, self.fingerprint, seed, "" if role == "final" else role)
+        identity = self._id(config, seed, "" if role == "final" else role)
         more: dict[str, Any] = {"of": trial.id, "to_epoch": top}
         return self._add(identity, role, trial.config_hash, trial.config, trial.varied, seed, None, more)
+
+    def _id(self, config: DetectorConfig, seed: int, purpose: str = "") -> str:
+        """The id of a new trial, which no other trial of this study has."""
+        return trial_id(config, self.fingerprint, seed, purpose, self.state.trials)
 
     def _add(
         self, identity: str, role: str, config_hash: str, config: dict[str, Any], varied: dict[str, Any], seed: int,
@@ -391,10 +395,11 @@ def epochs_of_seconds(levels: Sequence[float], seconds_per_epoch: float) -> list
     return epochs
 
 
-def trial_id(config: DetectorConfig, fingerprint: str, seed: int, purpose: str = "") -> str:
-    """Eight hex digits of (consumed config, dataset, seed): the same trial anywhere has the same id.
+def trial_id(
+    config: DetectorConfig, fingerprint: str, seed: int, purpose: str = "", taken: Collection[str] = ()
+) -> str:
+    """Twelve hex digits of (consumed config, dataset, seed), more where `taken` has those: the same trial has the same id anywhere.
 
     `purpose` parts a trial that is trained again for another reason (an audit) from the one that it repeats.
     """
-    words = f"{config.hash()} {fingerprint} {seed} {purpose}".rstrip()
-    return hashlib.sha256(words.encode()).hexdigest()[:8]
+    return distinct_id(f"{config.hash()} {fingerprint} {seed} {purpose}".rstrip(), taken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from detector.data.dataset import DataSource, DetectionDataset, check_roll
 from search.dataset import config_check, open_dataset, user_source
 from search.options import Options, StudyError, check_choices, parse_set_fields
 from search.resources import hardware
-from spaces.chain import WEIGHT_FILES, Step, absolute_weights
+from spaces.chain import Step, pinned
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space, space_names
 from spaces.space import ResolvedSpace, resolve, train_split_of
@@ -62,19 +62,20 @@ def read_given(options: Options, say: Any) -> Given:
 
 
 def checked_base(base: DetectorConfig, dataset: DetectionDataset) -> DetectorConfig:
-    """The base with weight files by absolute path (a worker runs elsewhere), refused if no trial could be built on it.
+    """The base with its weight file pinned by path and content.
 
-    Raises: ConfigError for weights that cannot be had or do not fit, or a roll of images that are no full turn.
+    Whether weights fit, only a built detector can tell: search/sizes.py does that beside the plan.
+
+    Raises: ConfigError for weights that cannot be read, or a roll of images that are no full turn.
     """
     check_roll(base, dataset)
-    base = base.with_values({name: absolute_weights(name, getattr(base, name)) for name in WEIGHT_FILES})
-    check_weights(base, len(dataset.class_names))
-    return base
+    return base.with_values({"pretrained": pinned("pretrained", base.pretrained)})
 
 
-def check_weights(config: DetectorConfig, num_classes: int) -> None:
+def check_weights(config: DetectorConfig, class_names: Sequence[str]) -> None:
     """Raises: ConfigError for weights that cannot be had or do not fit: only building the detector can tell."""
-    if any(getattr(config, name) for name in WEIGHT_FILES):
+    if config.pretrained != "none":
         from detector.model.detector import Detector
+        from detector.model.pretrained import load_start
 
-        Detector(config, num_classes)
+        load_start(Detector(config, len(class_names)), config, class_names)

@@ -12,10 +12,11 @@ from search.worker import answer
 
 def score(job: dict[str, Any]) -> dict[str, float]:
     """The 12 COCO numbers on the test split."""
+    from detector.checkpoint import load_checkpoint
     from detector.config import DetectorConfig
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
-    from detector.trainer import Trainer, load_checkpoint
+    from detector.trainer import Trainer
 
     folder = Path(job["folder"])
     state = load_checkpoint(folder / "trials" / job["trial"] / BEST)
@@ -23,13 +24,11 @@ def score(job: dict[str, Any]) -> dict[str, float]:
         state = load_checkpoint(folder / job["or_from"] / BEST)
     if state is None:
         raise SystemExit(f"trial {job['trial']} has no {BEST}")
-    config = DetectorConfig.from_dict(state["config"])
+    config = DetectorConfig.from_record(state["config"])
     source = DataSource.from_dict(source_here(job["source"]))
     data = load_training_data(source, config.image_size_px, job["skip_bad"], config.train_split)
     trainer = Trainer(config, data, state["seed"], job["device"], job["official_eval"])
-    trainer.model.load_state_dict(state["model"])
-    if trainer.ema is not None:
-        trainer.ema.load_state_dict(state["ema"])
+    trainer.load_evaluated(state)
     return trainer.evaluate("test")[0].values
 
 

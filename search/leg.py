@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from detector.identity import weights_path
 from detector.memory import give_back_freed_memory, keep_freed_memory
 from results.records import PLAN_NAME
 from results.state import metric_of
@@ -29,7 +30,6 @@ from search.storage.data import check_fingerprint, source_here
 from search.storage.store import UnfitNodeError
 from search.storage.trial_files import SupersededError, TrialFiles
 from search.storage.trouble import storage_trouble
-from spaces.chain import WEIGHT_FILES
 
 CHECKPOINT, BEST, BEFORE_DECAY, DETECTIONS, THREADS, LOG, ERROR = (
     "checkpoint.pt", "best.pt", "before_decay.pt", "detections.json", "threads", "log.txt", "error.txt",
@@ -150,7 +150,7 @@ class LegRunner:
 
     def _load(self, trainer: Any) -> None:
         """Goes on from the trial's own checkpoint, else from that of the trial it follows, where there is one."""
-        from detector.trainer import load_checkpoint
+        from detector.checkpoint import load_checkpoint
 
         state = load_checkpoint(self.files.bring(CHECKPOINT) / CHECKPOINT)
         if state is None and self.leg["start_from"]:
@@ -168,7 +168,7 @@ class LegRunner:
     def _train_epoch(self) -> dict[str, Any]:
         import torch
 
-        from detector.trainer import save_checkpoint, save_weights
+        from detector.checkpoint import save_checkpoint, save_weights
 
         self._follow_thread_change(torch)
         result = self.trainer.step()
@@ -292,7 +292,7 @@ def check_node(study: dict[str, Any], config: Mapping[str, Any]) -> None:
     for path in (
         *folder,
         *data,
-        *(config[name] for name in WEIGHT_FILES if Path(str(config.get(name) or "")).is_absolute()),
+        *([weights] if Path(weights := weights_path(str(config.get("pretrained", "")))).is_absolute() else []),
     ):
         if not Path(path).exists():
             raise UnfitNodeError(f"node {socket.gethostname()} does not see {path}: mount it there as on the others")

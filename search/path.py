@@ -104,7 +104,7 @@ def _find(options: Options) -> Found:
     plan, state = read_study(folder)
     if "steps" in plan:
         raise StudyError(f"--study {folder}: must be a search, it is an ablation")
-    base = DetectorConfig.from_dict(plan["space"]["base"]).with_values(parse_set_fields(options.set_fields))
+    base = DetectorConfig.from_record(plan["space"]["base"]).with_values(parse_set_fields(options.set_fields))
     fixed = set(parse_set_fields(options.set_fields))
     start, target = (_end(word, base, fixed, folder, state) for word in options.path or (BASE, BEST))
     return Found(folder, plan, state, Importance(plan, state), start, target)

@@ -52,6 +52,7 @@ class Study:
     extend_to: int | None = None  # epochs of a rung that this session adds on top
     link: str = ""  # the object store that it lives in; `folder` is then this machine's copy
     images_words: str = ""  # how images are kept on this machine, and what that costs
+    start: str = ""  # what the base loads of its weights, in words
 
     @functools.cached_property
     def store(self) -> Store:
@@ -75,7 +76,7 @@ def make_plan(options: Options, say: Any) -> Study:
         given = read_given(options, say)
         settled = settle_chain(options, given) if options.kind == "ablation" else _settle_search(options, given)
     plan: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "kind": options.kind,
         "name": options.name or f"{Path(options.space_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
         "space": given.space.to_dict(),

@@ -62,7 +62,7 @@ def _train(
     """The epochs of a trial, trained in a folder of their own with the threads and micro-batches of its record."""
     from search.leg import THREADS, LegRunner
 
-    config = DetectorConfig.from_dict(plan["space"]["base"]).with_values(trial.trained_fields)
+    config = DetectorConfig.from_record(plan["space"]["base"]).with_values(trial.trained_fields)
     study = {
         "folder": str(place), "source": plan["source"], "skip_bad": plan["skip_bad"], "metric": plan["metric"],
         "official_eval": plan["official_eval"], "rank_on": plan.get("rank_on", "best"), "trainer": plan.get("trainer", ""),

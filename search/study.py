@@ -156,9 +156,15 @@ def shares_gpu(study: Study, options: Options) -> bool:
 
 
 def share_devices(study: Study, options: Options, sizer: Sizer) -> None:
-    """Takes what the largest configuration needs into the plan: its checkpoints, and with `auto` its share of a GPU."""
-    told = sizer.measure(study.space, len(study.plan["dataset"]["classes"]), with_memory=shares_gpu(study, options))
+    """Takes into the plan what a built detector tells: its weights, its checkpoints' size, with `auto` its share of a GPU.
+
+    Raises: ConfigError for a trunk or weights that cannot be had or do not fit.
+    """
+    told = sizer.measure(study.space, study.plan["dataset"]["classes"], with_memory=shares_gpu(study, options))
     study.checkpoint_bytes = told.get("checkpoint_bytes", 0)
+    study.start = told.get("start", "")
+    if not study.resumed:
+        study.plan["weights"] = told.get("weights", [])
     if "peak_bytes" in told:
         share = gpu_fraction(told["peak_bytes"], told["device_bytes"])
         study.resources = resources_of(replace(options, gpus_per_trial=share), study.plan["trials"], True)

@@ -82,7 +82,7 @@ class Guest:
 
     def state_dict(self) -> dict[str, Any]:
         """The user's state with the results so far."""
-        from detector.trainer import CHECKPOINT_FORMAT
+        from detector.checkpoint import CHECKPOINT_FORMAT
 
         history = [row.to_dict() for row in self.history]
         return {"format": CHECKPOINT_FORMAT, "guest": self.inner.state_dict(), "history": history}

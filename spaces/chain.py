@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from detector.config import ConfigError, DetectorConfig
+from detector.identity import pin_weights
 from spaces.distributions import SpaceError, as_tuple
-
-WEIGHT_FILES = frozenset({"trunk_weights", "detector_weights"})
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ class Step:
 
     def with_weights(self, file: str | None) -> Step:
         """This step with ImageNet weights from a file, where it wants them and one is given."""
-        if not file or self.changes.get("trunk_weights") != "imagenet":
+        if not file or self.changes.get("pretrained") != "imagenet":
             return self
-        return replace(self, changes={**self.changes, "trunk_weights": file}, optional=False)
+        return replace(self, changes={**self.changes, "pretrained": file}, optional=False)
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,11 @@ def resolve_chain(
             raise SpaceError(
                 f"--set {taken[0]}: the step {step.name} changes that field; fix another, or search --from it"
             )
-        changes = {name: absolute_weights(name, value) for name, value in step.changes.items()}
+        changes = {name: pinned(name, value) for name, value in step.changes.items()}
         tried = {**values, **changes}
         try:
             config = base.with_values(tried)
-            if step.optional or WEIGHT_FILES & set(changes):
+            if step.optional or "pretrained" in changes:
                 check(config)
         except ConfigError as error:
             if not step.optional:
@@ -116,6 +114,14 @@ def resolve_chain(
     return steps, notes
 
 
-def absolute_weights(name: str, value: Any) -> Any:
-    """A weight file by its absolute path: a worker runs elsewhere."""
-    return str(Path(value).resolve()) if name in WEIGHT_FILES and value not in ("", "imagenet") else value
+def pinned(name: str, value: Any) -> Any:
+    """A field's value; a weight file by its absolute path (a worker runs elsewhere) and the digest of its content.
+
+    Raises: ConfigError where the file cannot be read.
+    """
+    try:
+        return pin_weights(value) if name == "pretrained" else value
+    except OSError as error:
+        raise ConfigError(
+            f"pretrained={value!r} must be none, imagenet, coco or a readable file of weights ({error.strerror})"
+        ) from None

@@ -116,7 +116,7 @@ class ResolvedSpace:
     def from_dict(cls, plain: Mapping[str, Any]) -> ResolvedSpace:
         """The inverse of `to_dict`."""
         fields = {name: entry_from_dict(entry) for name, entry in plain["fields"].items()}
-        base = DetectorConfig.from_dict(plain["base"])
+        base = DetectorConfig.from_record(plain["base"])
         constraints = tuple(Constraint(text) for text in plain.get("constraints", ()))
         budget = Budget(**plain["budget"])
         return cls(plain["space"], plain["profile"], base, fields, budget, list(plain["notes"]), constraints)

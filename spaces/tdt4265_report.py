@@ -68,7 +68,7 @@ def chain(neck_channels: int, steps_per_epoch: int, warmup_epochs: float) -> tup
         Step("baseline", {}, "2.1", Reported(0.042, 130.88, 2_590_880)),
         Step("+flip", {"flip_probability": 0.3}, "2.2", Reported(0.040, 131.51, 2_590_880)),
         Step("+resnet50", {"trunk": "resnet50", "trunk_extra_channels": (512, 64)}, "2.3.1, its trunk"),
-        Step("+imagenet", {"trunk_weights": "imagenet"}, "2.3.1, its weights", optional=True),
+        Step("+imagenet", {"pretrained": "imagenet"}, "2.3.1, its weights", optional=True),
         Step("+fpn", {"neck": "fpn", "neck_channels": neck_channels}, "2.3.1", Reported(0.056, 277.73, 38_652_256)),
         Step("+focal", {"class_loss": "focal", "focal_gamma": 2.0, "focal_alpha": 0.99}, "2.3.2",
              Reported(0.059, 278.90, 38_652_256)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detector.trainer import load_checkpoint
+from detector.checkpoint import load_checkpoint
 from tests.running import ROOT
 
 PACKAGES = ("search", "detector", "spaces", "results", "clusters")

@@ -19,9 +19,7 @@ from detector.data.images import stream
 from detector.data.keeping import keep_dataset
 from detector.data.progress_lines import Tell, silent
 from detector.model.detector import Targets
-
-# torchvision's constants for its ImageNet weights.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from detector.weights import IMAGENET_MEAN, IMAGENET_STD, Statistics
 
 
 @dataclass
@@ -59,24 +57,35 @@ def load_training_data(
     return TrainingData(dataset, **kept.caches)
 
 
-def channel_statistics(config: DetectorConfig, train: CachedSplit) -> tuple[Tensor, Tensor]:
-    """(mean, std) of the channels, each (3,) in 0..1, by `config.normalization`."""
-    if config.normalization == "imagenet":
-        return torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    return torch.tensor(train.channel_mean), torch.tensor(train.channel_std)
+def channel_statistics(
+    config: DetectorConfig, train: CachedSplit, of_weights: Statistics | None = None
+) -> tuple[Tensor, Tensor]:
+    """(mean, std) of the channels, each (3,) in 0..1: those of the weights that training starts from, where they have any."""
+    if of_weights is None and config.pretrained == "none" and config.normalization == "imagenet":
+        of_weights = IMAGENET_MEAN, IMAGENET_STD
+    mean, std = of_weights or (train.channel_mean, train.channel_std)
+    return torch.tensor(mean), torch.tensor(std)
 
 
 class TrainingBatches:
     """The augmented batches of an epoch, always full and always the same for the same (seed, epoch)."""
 
-    def __init__(self, config: DetectorConfig, data: TrainingData, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: DetectorConfig,
+        data: TrainingData,
+        seed: int,
+        device: torch.device,
+        statistics: Statistics | None = None,
+    ) -> None:
+        """`statistics`: of the weights that training starts from; None: by the config."""
         check_roll(config, data.dataset)
         self.split, self.seed, self.device = data.train, seed, device
         self.batch_size = min(config.batch_size, len(self.split))
-        self.steps = config.steps_per_epoch or max(1, len(self.split) // self.batch_size)
+        self.steps = config.steps_per_epoch or max(len(self.split) // self.batch_size, config.min_steps_per_epoch, 1)
         self.repeats = repeat_factors(self.split.labels, config.repeat_threshold)
         self.augmentation = Augmentation(config)
-        mean, std = channel_statistics(config, data.train)
+        mean, std = channel_statistics(config, data.train, statistics)
         self.mean, self.std = mean.to(device), std.to(device)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Targets]]:

@@ -1,4 +1,4 @@
-"""The detector: trunk, neck, heads, anchors, matching and loss, built from one DetectorConfig.
+"""The detector: trunk, neck, heads, anchors, matching and loss, built from one DetectorConfig with random weights.
 
 Shapes: B images, M boxes of the fullest image (padded), A anchors, K classes.
 """
@@ -11,10 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from detector.config import ConfigError, DetectorConfig, check_class_weights
+from detector.config import DetectorConfig, check_class_weights
 from detector.model import sparse_convolution
 from detector.model.anchors import make_anchors_xyxy
-from detector.model.backbones import make_trunk, read_state_dict
+from detector.model.backbones import make_trunk
 from detector.model.cells import num_anchors_per_cell, num_anchors_per_level
 from detector.model.heads import AtAnchors, DenseHead
 from detector.model.losses import DetectionLoss, WholeBatch
@@ -56,8 +56,6 @@ class Detector(nn.Module):
         check_class_weights(config, num_classes)
         self.loss = DetectionLoss(config)
         self.postprocess = Postprocess(config)
-        if config.detector_weights:
-            load_detector_weights(self, config.detector_weights)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, A, K) and box regression (B, A, 4), fp32 whatever the precision of the layers."""
@@ -93,20 +91,3 @@ class Detector(nn.Module):
         """Detections of a batch of normalised images, in canvas pixels."""
         logits, box_regression = self(images)
         return self.postprocess(logits, box_regression, self.anchors_xyxy)
-
-
-def load_detector_weights(model: Detector, path: str) -> None:
-    """Loads a whole detector's weights; a classification layer of another class count keeps its fresh start.
-
-    Raises: ConfigError where the file is no state_dict or nothing but the classifier fits.
-    """
-    state = read_state_dict(path, "detector_weights")
-    wanted = model.state_dict()
-    fits = {key: value for key, value in state.items() if key in wanted and value.shape == wanted[key].shape}
-    misfits = [key for key in wanted if key not in fits and ".classification." not in key]
-    if misfits:
-        raise ConfigError(
-            f"detector_weights={path!r} must come from a detector of the same trunk, neck and heads; "
-            f"{len(misfits)} tensors do not fit, first {misfits[:3]}"
-        )
-    model.load_state_dict({**wanted, **fits})

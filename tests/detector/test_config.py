@@ -88,7 +88,7 @@ def test_a_config_is_frozen() -> None:
 
 def test_the_hash_is_ten_hex_digits_and_the_same_in_another_interpreter() -> None:
     config = DetectorConfig()
-    assert len(config.hash()) == 10
+    assert len(config.hash()) == 12
     assert int(config.hash(), 16) >= 0
     code = "from detector.config import DetectorConfig; print(DetectorConfig().hash())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -102,8 +102,12 @@ SSD: dict[str, Any] = {"anchor_kind": "ssd", "prior_sizes": (8, 16, 32, 64, 128,
 HARD: dict[str, Any] = {"class_scores": "softmax", "class_loss": "hard_negatives"}
 CONDITIONAL: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
     "trunk_extra_channels": (REPORT, {"neck_levels": (3, 4, 5, 6), "trunk_extra_channels": (16,)}, (24,)),
-    "frozen_stages": (REPORT, {}, 2),
-    "norm": (REPORT, {}, "frozen"),
+    "trunk_width": ({"trunk": "tf_efficientnet_lite0"}, {}, 0.5),
+    "norm": (REPORT, {}, "group"),
+    "normalization": ({"pretrained": "imagenet", "trunk_width": 1.0}, {}, "imagenet"),
+    "trunk_lr_factor": ({}, {"pretrained": "imagenet", "trunk_width": 1.0}, 0.1),
+    "min_steps_per_epoch": ({"steps_per_epoch": 5}, {}, 100),
+    "ema_warmup_steps": ({}, {"ema_decay": 0.9}, 100),
     "neck_channels": (NO_NECK, {}, 32),
     "neck_norm": (NO_NECK, {}, "batch"),
     "extra_levels": (NO_NECK, {}, 2),
@@ -124,7 +128,6 @@ CONDITIONAL: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
     "focal_alpha": (HARD, {}, 0.5),
     "negatives_per_positive": ({}, HARD, 1.0),
     "prior_probability": ({"bias_init": "zero"}, {}, 0.1),
-    "trunk_weights": ({"detector_weights": "d.pt"}, {}, "t.pt"),
     "group_norm_channels": ({"norm": "batch"}, {"norm": "group"}, 4),
     "extra_levels_from": ({"extra_levels": 0}, {"extra_levels": 1}, "trunk"),
     "head_channels": ({"head_depth": 0}, {"head_depth": 1}, 32),
@@ -176,7 +179,16 @@ def test_a_word_outside_the_choices_is_refused_with_the_choices(name: str) -> No
 
 
 # What else must change for a field to stand at its bound.
-AT_THE_EDGE = {("match_iou_high", 0.05): {"match_iou_low": 0.0}, ("match_iou_low", 1.0): {"match_iou_high": 1.0}}
+AT_THE_EDGE: dict[tuple[str, float], dict[str, Any]] = {
+    ("match_iou_high", 0.05): {"match_iou_low": 0.0},
+    ("match_iou_low", 1.0): {"match_iou_high": 1.0},
+    ("frozen_stages", 7): {
+        "trunk": "report_ssd",
+        "neck_levels": (6, 7),
+        "pretrained": "w.pt",
+        "image_size_px": (128, 256),
+    },
+}
 
 
 @pytest.mark.parametrize("name", sorted(BOUNDS))
@@ -250,8 +262,21 @@ CROSS = [
     ({"box_variances": (0.1,)}, "two positive numbers", "box_variances=(0.1,)"),
     ({"class_loss": "hard_negatives"}, "needs class_scores softmax", "class_scores='sigmoid'"),
     ({"match_iou_low": 0.6, "match_iou_high": 0.5}, "must not exceed match_iou_high", "match_iou_low=0.6"),
-    ({"trunk_weights": "imagenet", "trunk_width": 0.5}, "trunk_width 1.0", "trunk_width=0.5"),
-    ({"trunk_weights": "imagenet", "trunk_width": 1.0, "norm": "group"}, "norm batch or frozen", "norm='group'"),
+    ({"pretrained": "imagenet", "trunk_width": 0.5}, "trunk_width 1.0", "trunk_width=0.5"),
+    ({"pretrained": "imagenet", "trunk_width": 1.0, "norm": "group"}, "norm batch or frozen", "norm='group'"),
+    ({"pretrained": "imagenet", "trunk": "report_ssd"}, "a network that somebody has trained", "trunk='report_ssd'"),
+    ({"pretrained": "coco", "trunk": "resnet18"}, "torchvision's RetinaNet", "trunk='resnet18'"),
+    (
+        {"pretrained": "coco", "trunk": "resnet50", "trunk_width": 1.0},
+        "levels 3, 4, 5 and two",
+        "neck_levels=(2, 3, 4, 5)",
+    ),
+    ({"norm": "frozen"}, "needs pretrained weights", "pretrained='none'"),
+    ({"frozen_stages": 1}, "need pretrained weights", "frozen_stages=1"),
+    ({"frozen_stages": 5, "neck_levels": (3, 4), "pretrained": "w.pt"}, "deepest of neck_levels", "frozen_stages=5"),
+    ({"trunk": "tf_efficientnet_lite0", "norm": "group"}, "for our own resnets", "norm='group'"),
+    ({"pretrained": ""}, "must be none, imagenet, coco or a file", "pretrained=''"),
+    ({"trunk": ""}, "must be the name of a trunk", "trunk=''"),
     ({"lr_milestones": (0.9, 0.5)}, "lr_milestones must increase", "lr_milestones=(0.9, 0.5)"),
     ({"lr_milestones": (0.5, 1.1)}, "within 0..1", "lr_milestones=(0.5, 1.1)"),
     ({"schedule": "constant", "final_decay_epochs": 19}, "must not exceed schedule_epochs", "final_decay_epochs=19"),
@@ -272,7 +297,8 @@ def test_a_rule_of_several_fields_is_stated_with_the_values_received(values: dic
         {"match_iou_low": 0.5, "match_iou_high": 0.5},
         {"schedule": "constant", "final_decay_epochs": 18},
         {"schedule": "cosine", "final_decay_epochs": 19},  # sleeps
-        {"trunk_weights": "imagenet", "trunk_width": 1.0, "norm": "frozen"},
+        {"pretrained": "imagenet", "trunk_width": 1.0, "norm": "frozen"},
+        {"pretrained": "imagenet", "trunk": "tf_efficientnet_lite0", "norm": "frozen", "frozen_stages": 5},
         {"image_size_px": (64, 64)},
         {"neck_levels": (5,), "extra_levels": 0, "anchor_sizes": (32.0,)},
         {"lr_milestones": (0.5, 1.0)},

@@ -12,24 +12,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
+import detector.checkpoint
 import detector.config
 import detector.trainer
+from detector.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
 from detector.config import FIELD_NAMES, ConfigError, ConsumedConfig, DetectorConfig, active_fields
 from detector.data.batches import TrainingData, load_training_data
 from detector.data.cache_rule import CacheRule
 from detector.data.dataset import DataSource
 from detector.data.images import StreamedImages
+from detector.model.norms import FrozenNorm
 from detector.model.postprocess import Detections
 from detector.trainer import (
     DivergedError,
     EpochResult,
     Trainer,
     detections_as_coco,
-    load_checkpoint,
-    previous_checkpoint,
-    save_checkpoint,
     wants_bf16,
 )
 from tests.detector.conftest import TINY
@@ -50,6 +49,7 @@ def first_batch(trainer: Trainer) -> tuple[Tensor, Any]:
 
 # Contract 1: what is consumed -----------------------------------------------------------------------------------
 
+FILE = "a file, made by the test"
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "sgd": {"optimizer": "sgd"},
@@ -62,7 +62,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "group norms": {"norm": "group", "neck_norm": "group", "head_norm": "group"},
     "group norm in the neck alone": {"neck_norm": "group"},
     "group norm in the heads alone": {"head_norm": "group"},
-    "frozen and batch norms": {"norm": "frozen", "neck_norm": "batch", "head_norm": "batch"},
+    "frozen and batch norms": {"norm": "frozen", "pretrained": FILE, "neck_norm": "batch", "head_norm": "batch"},
+    "a timm trunk with its weights": {"trunk": "tf_efficientnet_lite0", "pretrained": "imagenet", "frozen_stages": 1},
+    "a timm trunk without weights": {"trunk": "tf_efficientnet_lite0"},
+    "the report's trunk": {"trunk": "report_ssd"},
     "ema": {"ema_decay": 0.9},
     "no extra levels": {"extra_levels": 0},
     "extra levels from the trunk": {"extra_levels": 2, "extra_levels_from": "trunk"},
@@ -75,7 +78,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_the_parts_consume_is_what_the_config_calls_active(
-    variant: str, tiny_data: TrainingData, monkeypatch: pytest.MonkeyPatch
+    variant: str, tiny_data: TrainingData, weight_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[set[str]] = []
 
@@ -85,7 +88,7 @@ def test_what_the_parts_consume_is_what_the_config_calls_active(
             super().check()
 
     monkeypatch.setattr(detector.trainer, "ConsumedConfig", Recording)
-    config = tiny(**VARIANTS[variant])
+    config = tiny(**with_file(VARIANTS[variant], weight_file))
     build(config, tiny_data)
     assert checked == [set(active_fields(config))]
     assert set(config.active_dict()) == checked[0]
@@ -104,7 +107,7 @@ def test_an_active_field_that_nobody_reads_fails_construction(
 ) -> None:
     class Forgetful:
         def __init__(self, config: DetectorConfig, steps_per_epoch: int) -> None:
-            _ = (config.schedule, config.warmup_epochs, config.lr)  # and not schedule_epochs
+            _ = (config.schedule, config.warmup_epochs, config.min_warmup_steps, config.lr)  # and not schedule_epochs
 
     monkeypatch.setattr(detector.trainer, "LearningRate", Forgetful)
     with pytest.raises(ConfigError, match=r"consumed by nobody: \['schedule_epochs'\]"):
@@ -176,7 +179,6 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-FILE = "a file, made by the test"
 PRIORS: dict[str, Any] = {"prior_sizes": (8, 16, 32, 64), "prior_ratios": ((2,), (2,), (2,))}
 # field: (probe, its other value, what both configs share)
 EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
@@ -186,11 +188,11 @@ EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
     "normalization": (batch, "imagenet", {}),
     "trunk": (weights, "resnet34", {}),
     "trunk_width": (weights, 0.5, {}),
-    "trunk_weights": (weights, FILE, {}),
-    "detector_weights": (weights, FILE, {}),
+    "pretrained": (weights, FILE, {}),
+    "trunk_lr_factor": (learned, 0.1, {"pretrained": FILE}),
     "trunk_extra_channels": (weights, (128,), {"neck_levels": (3, 4, 5, 6), "trunk_extra_channels": (64,)}),
-    "frozen_stages": (learned, 2, {}),
-    "norm": (loss, "frozen", {}),
+    "frozen_stages": (learned, 2, {"pretrained": FILE}),
+    "norm": (loss, "frozen", {"pretrained": FILE}),
     "group_norm_channels": (loss, 4, {"norm": "group"}),
     "neck": (weights, "bifpn", {}),
     "neck_repeats": (weights, 3, {"neck": "bifpn"}),
@@ -238,6 +240,8 @@ EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
     "clip_norm": (learned, 1e-3, {"optimizer": "sgd"}),
     "batch_size": (batch, 3, {}),
     "steps_per_epoch": (number_of_batches, 5, {}),
+    "min_steps_per_epoch": (number_of_batches, 5, {"steps_per_epoch": 0}),
+    "min_warmup_steps": (rates, 6, {}),
     "schedule": (rates, "constant", {}),
     "schedule_epochs": (rates, 5, {}),
     "warmup_epochs": (rates, 2.0, {}),
@@ -247,6 +251,7 @@ EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
     "precision": (loss, "bf16", {}),
     "channels_last": (memory_format, False, {}),
     "ema_decay": (averaged, 0.9, {}),
+    "ema_warmup_steps": (averaged, 5, {"ema_decay": 0.9}),
     "flip_probability": (batch, 0.0, {}),
     "crop_probability": (batch, 1.0, {"crop_min_iou": 0.0}),
     "crop_min_iou": (batch, 0.9, {"crop_min_iou": 0.0, "crop_probability": 1.0}),
@@ -264,13 +269,16 @@ EFFECTS: dict[str, tuple[Callable[[Trainer], Any], Any, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def weight_files(tiny_data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Weights of another seed: the trunk alone, and the whole detector."""
-    other = build(tiny(), tiny_data, seed=99).model
-    folder = tmp_path_factory.mktemp("weights")
-    torch.save(other.trunk.state_dict(), folder / "trunk.pt")
-    torch.save({"model": other.state_dict()}, folder / "detector.pt")
-    return {"trunk_weights": str(folder / "trunk.pt"), "detector_weights": str(folder / "detector.pt")}
+def weight_file(tiny_data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A trunk's weights of another seed."""
+    file = tmp_path_factory.mktemp("weights") / "trunk.pt"
+    torch.save(build(tiny(), tiny_data, seed=99).model.trunk.state_dict(), file)
+    return str(file)
+
+
+def with_file(values: dict[str, Any], file: str) -> dict[str, Any]:
+    """Values whose weight file is the one that the test made."""
+    return {name: file if value == FILE else value for name, value in values.items()}
 
 
 def test_every_field_of_the_config_has_a_case() -> None:
@@ -279,11 +287,11 @@ def test_every_field_of_the_config_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", FIELD_NAMES)
 def test_changing_a_field_changes_what_it_is_there_for(
-    name: str, tiny_data: TrainingData, street: Path, weight_files: dict[str, str]
+    name: str, tiny_data: TrainingData, street: Path, weight_file: str
 ) -> None:
     probe, other, shared = EFFECTS[name]
-    config = tiny(**shared)
-    changed = config.with_values({name: weight_files[name] if other == FILE else other})
+    config = tiny(**with_file(shared, weight_file))
+    changed = config.with_values(with_file({name: other}, weight_file))
     assert {n for n in FIELD_NAMES if getattr(config, n) != getattr(changed, n)} == {name}
     assert changed.hash() != config.hash()
     data = other_data = tiny_data
@@ -366,13 +374,12 @@ def test_ema_evaluates_the_average_and_trains_the_rest(tiny_data: TrainingData) 
     trainer = build(tiny(ema_decay=0.5), tiny_data)
     images, targets = first_batch(trainer)
     bias = "head.classification.0.output.bias"
+    before = trainer.model.state_dict()[bias].clone()
+    assert torch.equal(trainer.evaluated_model().state_dict()[bias], before)  # the average starts as a copy
     trainer.train_batch(images, targets, lr=0.01)
-    first = trainer.model.state_dict()[bias].clone()  # the average starts as a copy
-    assert torch.equal(trainer.evaluated_model().state_dict()[bias], first)
-    trainer.train_batch(images, targets, lr=0.01)
-    second = trainer.model.state_dict()[bias]
-    assert not torch.equal(first, second)
-    torch.testing.assert_close(trainer.evaluated_model().state_dict()[bias], 0.5 * first + 0.5 * second)
+    after = trainer.model.state_dict()[bias]
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(trainer.evaluated_model().state_dict()[bias], 0.5 * before + 0.5 * after)
 
 
 def test_without_ema_the_model_itself_is_evaluated(tiny_data: TrainingData) -> None:
@@ -443,13 +450,23 @@ def test_a_roll_needs_a_full_turn(tiny_data: TrainingData) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_weight_decay_acts_on_no_norm_and_no_bias(optimizer: str, norm: str, tiny_data: TrainingData) -> None:
-    config = tiny(optimizer=optimizer, norm=norm, neck_norm=norm, head_norm=norm, weight_decay=0.3, frozen_stages=1)
+def test_weight_decay_acts_on_no_norm_and_no_bias(
+    optimizer: str, norm: str, tiny_data: TrainingData, weight_file: str
+) -> None:
+    config = tiny(
+        optimizer=optimizer,
+        norm="batch",
+        neck_norm=norm,
+        head_norm=norm,
+        weight_decay=0.3,
+        pretrained=weight_file,
+        frozen_stages=1,
+    )
     trainer = build(config, tiny_data)
     decays = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
     seen = 0
     for module in trainer.model.modules():
-        is_norm = isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, FrozenBatchNorm2d))
+        is_norm = isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, FrozenNorm))
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 seen += 1
@@ -522,7 +539,7 @@ def test_the_first_bad_step_is_named_even_if_later_ones_are_fine(
 ) -> None:
     trainer = build(tiny(), tiny_data)
     rows: Iterator[Tensor] = iter([torch.tensor([1.0, 1.0]), torch.tensor([1.0, value]), torch.tensor([1.0, 1.0])])
-    monkeypatch.setattr(trainer, "train_batch", lambda images, targets, lr: next(rows))
+    monkeypatch.setattr(trainer, "train_batch", lambda images, targets, lr, step: next(rows))
     with pytest.raises(DivergedError, match=f"loss became {value} at step 2"):
         trainer.step()
 
@@ -564,7 +581,7 @@ def test_resumed_equals_never_stopped_bit_for_bit(
     assert resumed.detections == straight.detections
     assert same(dict(resumed.model.state_dict()), dict(straight.model.state_dict()))
     if config.ema_decay:
-        assert same(dict(resumed.ema.state_dict()), dict(straight.ema.state_dict()))  # type: ignore[union-attr]
+        assert same(dict(resumed.ema.module.state_dict()), dict(straight.ema.module.state_dict()))  # type: ignore[union-attr]
 
 
 def test_a_checkpoint_of_another_seed_config_or_data_is_refused(tiny_data: TrainingData) -> None:
@@ -614,7 +631,7 @@ def test_a_longer_schedule_goes_on_only_where_it_is_asked_for(tiny_data: Trainin
 
 
 def marked(number: int) -> dict[str, Any]:
-    return {"format": detector.trainer.CHECKPOINT_FORMAT, "number": number, "tensor": torch.arange(5000)}
+    return {"format": detector.checkpoint.CHECKPOINT_FORMAT, "number": number, "tensor": torch.arange(5000)}
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "another format"])
@@ -666,7 +683,7 @@ def test_the_previous_checkpoint_is_kept_only_if_asked_and_nothing_else_is_left(
 def test_a_checkpoint_is_a_detectors_weights_for_another_training(tiny_data: TrainingData, tmp_path: Path) -> None:
     source = build(tiny(), tiny_data, seed=7)
     save_checkpoint(source.state_dict(), tmp_path / "last.pt")
-    started = build(tiny(detector_weights=str(tmp_path / "last.pt")), tiny_data, seed=8)
+    started = build(tiny(pretrained=str(tmp_path / "last.pt")), tiny_data, seed=8)
     assert same(weights(started), weights(source))
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from detector.checkpoint import load_checkpoint
 from detector.config import DetectorConfig
 from detector.data.dataset import DataSource
 from detector.data.lidar import make_dataset
-from detector.trainer import Trainer, load_checkpoint
+from detector.trainer import Trainer
 from search.leg import BEST, CHECKPOINT, DETECTIONS, ERROR, LegRunner
 
 CONFIG = DetectorConfig(

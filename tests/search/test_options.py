@@ -15,10 +15,10 @@ def test_values_are_yaml_of_the_fields_own_type() -> None:
         "batch_size=4",
         "anchor_ratios=[0.5, 1]",
         "optimizer=sgd",
-        "trunk_weights=''",
+        "pretrained=none",
     ]
     assert parse_set_fields(pairs) == {
-        "lr": 0.01, "head_shared": False, "batch_size": 4, "anchor_ratios": (0.5, 1.0), "optimizer": "sgd", "trunk_weights": "",
+        "lr": 0.01, "head_shared": False, "batch_size": 4, "anchor_ratios": (0.5, 1.0), "optimizer": "sgd", "pretrained": "none",
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -98,25 +99,18 @@ class TestMakePlan:
         with pytest.raises(ConfigError, match="roll_probability=0.5 needs images that are a full turn"):
             planned(tmp_path, data, set_fields=["roll_probability=0.5"])
 
-    @pytest.mark.parametrize("field", ["trunk_weights", "detector_weights"])
-    def test_weights_that_cannot_be_had_are_refused_before_anything_starts(
-        self, tmp_path: Path, data: Path, field: str
-    ) -> None:
-        with pytest.raises(ConfigError, match=rf"{field}='.*no\.pt' must be a file"):
-            planned(tmp_path, data, set_fields=[f"{field}=no.pt"])
+    def test_weights_that_cannot_be_had_are_refused_before_anything_starts(self, tmp_path: Path, data: Path) -> None:
+        with pytest.raises(ConfigError, match=r"pretrained='.*no\.pt' must be none, imagenet, coco or a readable file"):
+            planned(tmp_path, data, set_fields=["pretrained=no.pt"])
 
-    def test_a_weights_file_goes_into_the_plan_by_its_absolute_path(
+    def test_a_weights_file_goes_into_the_plan_by_its_absolute_path_and_content(
         self, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import torch
-
-        from detector.model.backbones import ResNetTrunk
-
-        base = planned(tmp_path, data).space.base
-        torch.save(ResNetTrunk(base).state_dict(), tmp_path / "w.pt")
+        (tmp_path / "w.pt").write_bytes(b"weights")
         monkeypatch.chdir(tmp_path)
-        plan = planned(tmp_path, data, set_fields=["trunk_weights=w.pt"]).plan
-        assert plan["space"]["base"]["trunk_weights"] == str(tmp_path / "w.pt")
+        plan = planned(tmp_path, data, set_fields=["pretrained=w.pt"]).plan
+        digest = hashlib.sha256(b"weights").hexdigest()[:16]
+        assert plan["space"]["base"]["pretrained"] == f"{tmp_path / 'w.pt'}#sha256={digest}"
 
     def test_a_runs_dir_that_is_a_file_is_refused(self, tmp_path: Path, data: Path) -> None:
         with pytest.raises(StudyError, match="--runs-dir .*train.json: must be a folder"):

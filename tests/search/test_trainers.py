@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from detector.checkpoint import load_checkpoint
 from detector.config import DetectorConfig
 from detector.data.batches import TrainingData, load_training_data
 from detector.data.lidar import make_dataset
-from detector.trainer import EpochResult, Trainer, load_checkpoint
+from detector.trainer import EpochResult, Trainer
 from search.check_trainer import checks, main
 from search.leg import CHECKPOINT, LegRunner
 from search.options import StudyError

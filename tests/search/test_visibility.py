@@ -10,7 +10,6 @@ import pytest
 from search.leg import check_node
 from search.storage.store import UnfitNodeError
 from search.visibility import look_around
-from spaces.chain import WEIGHT_FILES
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def test_a_node_that_came_later_is_asked_too(folder: Path, tmp_path: Path) -> No
         with pytest.raises(UnfitNodeError, match=f"node .* does not see {tmp_path / 'gone'}"):
             check_node({**study, **lacking}, {})
     with pytest.raises(UnfitNodeError, match=f"does not see {tmp_path}/weights.pt"):
-        check_node(study, {min(WEIGHT_FILES): f"{tmp_path}/weights.pt"})
+        check_node(study, {"pretrained": f"{tmp_path}/weights.pt#sha256=00"})
     linked = {
         "source": {"train": ["/gone"] * 2, "val": ["/gone"] * 2, "link": "s3://bucket/data"},
         "storage": "s3://bucket/s",

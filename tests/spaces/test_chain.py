@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ BASE = DetectorConfig()
 CHAIN = (
     Step("base", {}),
     Step("+deep", {"head_depth": 4}, "2.3", Reported(0.1, 20.0, 1000)),
-    Step("+weights", {"trunk_weights": "imagenet"}, optional=True),
+    Step("+weights", {"pretrained": "imagenet"}, optional=True),
     Step("+fast", {"lr": 0.01, "head_depth": 3}),
 )
 
@@ -31,18 +32,18 @@ def test_each_step_keeps_what_stands_above_it() -> None:
     assert steps[-1].values == {"head_depth": 3, "lr": 0.01}
     assert steps[1].reported == Reported(0.1, 20.0, 1000)
     assert len(left_out) == 1
-    assert left_out[0].startswith('+weights is left out: DetectorConfig: trunk_weights "imagenet" need')
+    assert left_out[0].startswith("+weights is left out: DetectorConfig: pretrained imagenet need")
 
 
 def test_an_optional_step_is_left_out_where_its_check_fails_and_kept_where_it_does_not() -> None:
     base = DetectorConfig(trunk_width=1.0)
     kept, left_out = resolve_chain(CHAIN, base, {})
     assert [step.name for step in kept] == ["base", "+deep", "+weights", "+fast"]
-    assert kept[-1].values["trunk_weights"] == "imagenet"
+    assert kept[-1].values["pretrained"] == "imagenet"
     assert left_out == []
 
     def no_network(config: DetectorConfig) -> None:
-        assert config.trunk_weights == "imagenet", "only optional steps are checked"
+        assert config.pretrained == "imagenet", "only optional steps are checked"
         raise ConfigError("could not be fetched")
 
     kept, left_out = resolve_chain(CHAIN, base, {}, no_network)
@@ -52,7 +53,7 @@ def test_an_optional_step_is_left_out_where_its_check_fails_and_kept_where_it_do
 
 def test_a_file_of_weights_stands_for_the_download_and_is_no_longer_optional(tmp_path: Path) -> None:
     step = CHAIN[2].with_weights(str(tmp_path / "resnet.pth"))
-    assert step.changes == {"trunk_weights": str(tmp_path / "resnet.pth")}
+    assert step.changes == {"pretrained": str(tmp_path / "resnet.pth")}
     assert not step.optional
     assert CHAIN[1].with_weights("file") is CHAIN[1]
 
@@ -136,12 +137,17 @@ def test_a_step_that_comes_back_to_an_earlier_detector_is_refused() -> None:
         resolve_chain(chain, BASE, {})
 
 
-def test_a_step_that_names_weights_is_tried_and_its_file_made_absolute() -> None:
+def test_a_step_that_names_weights_is_tried_and_its_file_pinned_by_path_and_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.pt").write_bytes(b"weights")
     tried = []
-    chain = (Step("base", {}), Step("+deep", {"head_depth": 4}), Step("+weights", {"trunk_weights": "some/file.pt"}))
+    chain = (Step("base", {}), Step("+deep", {"head_depth": 4}), Step("+weights", {"pretrained": "file.pt"}))
     steps, _ = resolve_chain(chain, BASE, {}, tried.append)
-    assert [config.trunk_weights for config in tried] == [str(Path("some/file.pt").resolve())]
-    assert steps[-1].values["trunk_weights"] == str(Path("some/file.pt").resolve())
+    pinned = f"{tmp_path / 'file.pt'}#sha256={hashlib.sha256(b'weights').hexdigest()[:16]}"
+    assert [config.pretrained for config in tried] == [pinned]
+    assert steps[-1].values["pretrained"] == pinned
 
     def missing(config: DetectorConfig) -> None:
         raise ConfigError("must be a file")

@@ -35,7 +35,7 @@ def chain_of(profile: str) -> tuple[DetectorConfig, dict[str, ResolvedStep]]:
     base = resolve(space, profile, STREET if profile == "cpu" else FULL_TURN).base
 
     def no_network(config: DetectorConfig) -> None:
-        if config.trunk_weights:
+        if config.pretrained != "none":
             raise ConfigError("no network in tests")
 
     steps, _ = resolve_chain(space.profiles[profile].chain, base, {}, no_network)

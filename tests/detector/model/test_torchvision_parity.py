@@ -15,7 +15,7 @@ from detector.model.detector import Detector, Targets
 from tests.detector.model.test_box_coding import random_boxes
 
 NUM_CLASSES, HEIGHT, WIDTH = 8, 128, 512
-CONFIG = DetectorConfig(**{**AS_TORCHVISION, "image_size_px": (HEIGHT, WIDTH), "norm": "frozen"})
+CONFIG = DetectorConfig(**{**AS_TORCHVISION, "image_size_px": (HEIGHT, WIDTH), "norm": "frozen", "pretrained": "coco"})
 
 
 def batch_images() -> Tensor:
