@@ -19,7 +19,7 @@ from results.path import PathStep, ablation_path
 from results.records import GROUND_TRUTH_NAME, JournalError
 from results.resampling import REPLICATES, ImageInterval, class_intervals, mAP_interval
 from results.state import Trial, read_study
-from results.tables import winner
+from results.tables import delivered, winner
 
 DETECTIONS_NAME = "detections.json"
 
@@ -101,7 +101,7 @@ class Evidence:
     @functools.cached_property
     def winner(self) -> Trial | None:
         """The trial that best.yaml holds."""
-        return winner(self.state)
+        return delivered(self.state)
 
     @functools.cached_property
     def importance(self) -> Importance:
@@ -111,7 +111,7 @@ class Evidence:
     @functools.cached_property
     def path(self) -> list[PathStep]:
         """From the base to the best, as the surrogate predicts; nothing where there are too few trials or no way."""
-        base, best = next(iter(self.state.with_role("search")), None), self.winner
+        base, best = next(iter(self.state.with_role("search")), None), winner(self.state)
         surrogate = self.importance.surrogate
         if surrogate is None or base is None or best is None or best is base:
             return []

@@ -37,6 +37,33 @@ def headline(told: Row) -> str:
     return line
 
 
+def longer_lines(told: Row) -> list[str]:
+    """What the winner's and the base's longer trainings gave, and what all of it cost."""
+    lines = []
+    for row in told.get("polish", []):
+        gain = row["score"] - row["of_score"]
+        outcome = (
+            "that helped, and best.pt is that detector" if gain > 0 else "that did not help, and best.pt is the winner"
+        )
+        lines.append(
+            f"polish: the winner trained {row['epochs']} epochs for {row['of_epochs']}: {told['metric']} {row['score']:.3f} "
+            f"({gain:+.3f}) on the validation images; {outcome}"
+        )
+    for row in told.get("plain", []):
+        lines.append(
+            f"plain training: the base alone for as long as all of this, {row['epochs']} epochs: {told['metric']} "
+            f"{row['score']:.3f} on the validation images{_on_test(row)}"
+        )
+    cost = told.get("cost")
+    if cost:
+        lines.append(f"cost: {cost['epochs']} epochs, {cost['worker_minutes']:.1f} busy worker-minutes")
+    return lines
+
+
+def _on_test(row: Row) -> str:
+    return f", {row['test']:.3f} on the held-out split" if row.get("test") is not None else ""
+
+
 def counts(told: Row) -> str:
     """How the trials of a summary ended, in one line: those of the search, or of the ablation that it was."""
     told = told.get("ablation", told)

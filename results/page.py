@@ -42,8 +42,10 @@ GALLERY_TITLES = {
 MOST_ROWS = 1000  # of a table
 
 
-def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], audit: Audit | None) -> str:
-    """The whole page, from what the files of results/ hold."""
+def page(
+    evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], audit: Audit | None, verdict: list[str]
+) -> str:
+    """The whole page, from what the files of results/ hold; `verdict`: sentences that stand first."""
     plan = evidence.plan
     drawn = {chart.name: chart for chart in charts(evidence)}
     tables = {view.name: view for view in views(evidence)}
@@ -51,6 +53,7 @@ def page(evidence: Evidence, summary: Row, trials: list[Row], front: list[Row], 
     told = {**summary, "best": told_best(evidence.winner, evidence.state.metric)}  # the one that best.yaml holds
     head = [
         f"<h1>{html.escape(plan['name'])}</h1>",
+        *(f"<p class={'verdict' if n == 0 else 'more'}>{html.escape(line)}</p>" for n, line in enumerate(verdict)),
         "" if ablated else f"<p class=headline>{html.escape(headline(told))}</p>",
         numbers(_headline_numbers(evidence)),
         f"<p>{html.escape(counts(summary))}; {summary['wall_seconds'] / 60:.1f} minutes</p>",

@@ -19,7 +19,7 @@ from results.audit import Audit, audit_of, top_of
 from results.charts import learning_curves
 from results.draw_matplotlib import drawn
 from results.evidence import Evidence
-from results.heading import counts
+from results.heading import counts, longer_lines
 from results.importance import Importance
 from results.page import page
 from results.pareto import pareto_front
@@ -27,6 +27,7 @@ from results.records import JournalError
 from results.rendering import add_group_option
 from results.state import StudyState
 from results.tables import Row, as_csv, as_markdown, configurations, leaderboard, summary
+from results.verdict import Verdict, verdict_of
 
 
 @dataclass
@@ -41,6 +42,12 @@ class Results:
     caption: str  # of the steps
     front: list[Row] = field(default_factory=list)  # pareto.csv, where there are several objectives
     audit: Audit | None = None  # of pruned trials, where there was one
+    verdict: Verdict | None = None  # of a search
+
+    def closing_lines(self) -> list[str]:
+        """What a study comes to, in a few sentences: the verdict, what to do next, and what longer training gave."""
+        told = [f"verdict: {self.verdict.describe()}", f"  next: {self.verdict.advice()}"] if self.verdict else []
+        return [*told, *longer_lines(self.summary)]
 
 
 def write_results(folder: Path, group_by: str | None = None) -> Results:
@@ -63,6 +70,9 @@ def write_results(folder: Path, group_by: str | None = None) -> Results:
         (out / "pareto.md").write_text(as_markdown(found.front))
     if found.audit:
         found.summary["audit"] = asdict(found.audit)
+    if not ablated:
+        found.verdict = verdict_of(state)
+        found.summary["verdict"] = found.verdict.to_dict() if found.verdict else None
     for name, rows in (("leaderboard", found.trials), ("configs", found.configs)):
         (out / f"{name}.csv").write_text(as_csv(rows))
         (out / f"{name}.md").write_text(as_markdown(rows))
@@ -75,7 +85,9 @@ def write_results(folder: Path, group_by: str | None = None) -> Results:
     if curves is not None:
         title = f"{plan['name']}: {state.metric} on {plan['dataset']['name']}"
         (out / "curves.png").write_bytes(drawn(replace(curves, title=title), "png"))
-    (out / "report.html").write_text(page(evidence, found.summary, found.trials, found.front, found.audit))
+    (out / "report.html").write_text(
+        page(evidence, found.summary, found.trials, found.front, found.audit, found.closing_lines())
+    )
     if found.configs and state.best_trial() is not None:
         write_best(folder / "best.yaml", plan, state, found.configs[0])
     return found

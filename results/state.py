@@ -18,7 +18,9 @@ STATES = ("finished", "pruned", "failed", "diverged", "infeasible", "stopped")
 RANK_ON = ("best", "last")
 PRUNE_ON = ("last", "best", "mean3")
 LOSSES_THAT_TELL = 3  # workers lost in one leg, their node alive: the kernel ends what asks for too much memory
-ON_RUNGS = ("search", "ablation")  # the roles that stand on rungs; finals and audits are measured beside them
+# The roles that stand on rungs; all others are measured beside them. A `polish` is the winner on a longer schedule, `plain`
+# the base for as long as the whole study.
+ON_RUNGS = ("search", "ablation")
 
 
 @dataclass
@@ -51,6 +53,13 @@ class Trial:
     checkpoint_dropped: bool = False  # to go on it trains from the start
     before_decay_dropped: bool = False  # to go on with a longer schedule too
     withdrawn: bool = False  # a user wants it to go no further
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it stands at a rung below its top and could go on."""
+        return (
+            not (self.outcome or self.withdrawn) and self.leg_target is None and 0 <= self.rung < len(self.levels) - 1
+        )
 
     @property
     def last_epoch(self) -> int:
@@ -117,6 +126,7 @@ class StudyState:
         self.trials: dict[str, Trial] = {}
         self.arrivals: list[dict[str, float]] = [{} for _ in levels]  # scores by trial, in order of arrival
         self.promoted: list[set[str]] = [set() for _ in levels]
+        self.finalists: set[str] = set()  # trials that go to the top whatever their rungs say
         self.proposals = 0
         self.session: dict[str, Any] = {}  # how the last session began, and what it extended; nothing before the first
         self.added: list[dict[str, Any]] = []  # values that a user asked to try, in order
@@ -164,6 +174,8 @@ class StudyState:
         source = self.trials.get(trial.of)
         if source is not None and trial.role not in ON_RUNGS:  # as long as the trial that it repeats or goes on with
             trial.levels, trial.seconds_per_epoch = list(source.levels), source.seconds_per_epoch
+        if "levels" in record:  # a length of its own
+            trial.levels, trial.seconds_per_epoch = list(record["levels"]), None
         self.trials[trial.id] = trial
         self.proposals = max(self.proposals, trial.proposal or 0)
 
@@ -187,6 +199,8 @@ class StudyState:
 
     def _on_promoted(self, record: dict[str, Any]) -> None:
         self.promoted[record["rung"]].add(record["trial"])
+        if record.get("finalist"):
+            self.finalists.add(record["trial"])
         self.trials[record["trial"]].leg_target = record["to_epoch"]
 
     def _on_epoch(self, record: dict[str, Any]) -> None:

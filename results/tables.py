@@ -13,7 +13,7 @@ from typing import Any
 from results.state import STATES, StudyState, Trial
 
 Row = dict[str, Any]
-ROLES = ("search", "ablation", "final", "audit")
+ROLES = ("search", "ablation", "final", "polish", "plain", "audit")
 MEASURED = ("finished", "diverged")  # outcomes of a fresh seed that tell something of its configuration
 
 
@@ -70,8 +70,32 @@ def configurations(state: StudyState) -> list[Row]:
     """A row a configuration, best first: this table ranks, those measured on fresh seeds before all others.
 
     n counts trials of the configuration on fresh seeds that came to their end (role final), else those of the search;
-    optimism is the search's score minus the mean on fresh seeds.
+    optimism is the search's score minus the mean on fresh seeds. The winner's longer training stands above it where it scored
+    more, and else below.
     """
+    rows = ranked_configurations(state)
+    for polish in state.with_role("polish"):
+        row = _polish_row(state, polish)
+        below = [n for n, other in enumerate(rows) if other["config"] == state.trials[polish.of].config_hash]
+        if below and not math.isnan(row[f"{state.metric}_mean"]):
+            better = not row[f"{state.metric}_mean"] <= rows[below[0]][f"{state.metric}_mean"]
+            rows.insert(below[0] + (not better), row)
+    return rows
+
+
+def _polish_row(state: StudyState, trial: Trial) -> Row:
+    score, epoch = trial.ranked_score(state.metric), trial.ranked_epoch(state.metric)
+    row: Row = {
+        "config": trial.config_hash, "trial": trial.id, "n": 0 if math.isnan(score) else 1, f"{state.metric}_mean": score,
+        f"{state.metric}_sd": math.nan, "best_rung": trial.last_epoch, "optimism": math.nan,
+    }  # fmt: skip
+    if state.metric != "mAP":
+        row |= {"mAP_mean": trial.score("mAP", epoch) if epoch else math.nan, "mAP_sd": math.nan}
+    return {**row, **{name: trial.config.get(name) for name in varied_fields(state)}}
+
+
+def ranked_configurations(state: StudyState) -> list[Row]:
+    """The rows of `configurations` that were trained to the study's own length."""
     groups: dict[str, list[Trial]] = defaultdict(list)
     for trial in state.trials.values():
         if trial.role in ("search", "final", "ablation"):
@@ -106,12 +130,20 @@ def configurations(state: StudyState) -> list[Row]:
 
 
 def winner(state: StudyState) -> Trial | None:
-    """The search's own trial of the top row of configs.csv, which best.yaml holds; of an ablation the trial that scored most."""
-    rows = configurations(state)
+    """The search's own trial of the best configuration at the study's length; of an ablation the trial that scored most."""
+    rows = ranked_configurations(state)
     if not rows or math.isnan(rows[0][f"{state.metric}_mean"]):
         return state.best_trial()
     searched = [t for t in state.with_role("search") if t.config_hash == rows[0]["config"]]
     return searched[0] if searched else state.trials[rows[0]["trial"]]
+
+
+def delivered(state: StudyState) -> Trial | None:
+    """The trial whose weights are the study's best.pt: the winner, or its longer training where that scored more."""
+    best = winner(state)
+    rows = configurations(state)
+    top = state.trials[rows[0]["trial"]] if rows else None
+    return top if top is not None and top.role == "polish" else best
 
 
 def _last_if_nan(score: float) -> float:
@@ -169,6 +201,8 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
         "best": told_best(state.best_trial("search"), state.metric),
         "base": _base_scores(searched, state.metric),
         **({"test": tests} if tests else {}),
+        **_longer_rows(state),
+        "cost": _cost(state),
         **({"ablation": {"trials": len(ablated), **_states(state, ablated)}} if ablated else {}),
         "epochs": sum(len(trial.epochs) for trial in searched or ablated),
         "wall_seconds": round(wall_seconds(state.records), 1),
@@ -176,6 +210,31 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
         "ended": state.ended,
         "dataset": plan["dataset"],
         "versions": plan["versions"],
+    }
+
+
+def _longer_rows(state: StudyState) -> dict[str, list[Row]]:
+    """What was trained longer, by role: its length and score beside those of the trial that it repeats."""
+    tests = {r["trial"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
+    found: dict[str, list[Row]] = {}
+    for role in ("polish", "plain"):
+        for trial in state.with_role(role):
+            score, source = trial.ranked_score(state.metric), state.trials[trial.of]
+            if not math.isnan(score):
+                row = {"trial": trial.id, "epochs": trial.last_epoch, "score": score, "of": source.id,
+                       "of_epochs": source.last_epoch, "of_score": source.ranked_score(state.metric),
+                       "test": tests.get(trial.id, {}).get(state.metric), "seconds": round(trial.seconds, 1)}  # fmt: skip
+                found.setdefault(role, []).append(row)
+    return found
+
+
+def _cost(state: StudyState) -> Row:
+    """What all of a study took but the training that it is compared with (role plain)."""
+    trained = [record for t in state.trials.values() if t.role != "plain" for record in t.epochs.values()]
+    own = [record for record in trained if not record.get("taken_over")]
+    return {
+        "epochs": len(own),
+        "worker_minutes": round(sum(record["seconds"] * record.get("threads", 1) for record in own) / 60, 2),
     }
 
 

@@ -1,23 +1,49 @@
-"""What is trained once the search itself is over: the best on fresh seeds, and pruned trials drawn at random."""
+"""What is trained once nothing is left to propose: finalists, fresh seeds, the winner's longer training, audits.
+
+Pure functions of the state: each names the next trial that is missing, or None.
+"""
 
 from __future__ import annotations
 
 import random
 
 from results.state import StudyState, Trial
-from results.tables import ranking_key
+from results.tables import ranking_key, winner
 
 DEFAULT_TOP = 3
+DEFAULT_FINALISTS = 2  # trained to the top beside the base
+
+
+def missing_finalist(state: StudyState, number: int) -> Trial | None:
+    """A paused trial that goes on although no rung promotes it: the base, then the best until `number` reach the top.
+
+    The others wait until all that is under way goes to the top: only then it is known who the best are.
+    """
+    searched = state.with_role("search")
+    paused = [t for t in searched if t.is_paused]
+    if number == 0 or not searched:
+        return None
+    base = searched[0]
+    if base in paused:
+        return base
+    if any(t.leg_target is not None and t.id not in state.finalists for t in searched):
+        return None
+    there = [t for t in searched if t is not base and (t.id in state.finalists or t.outcome == "finished")]
+    best = [t for t in best_of_search(state, len(searched)) if t in paused and t is not base]
+    going_on = [t for t in best if t.id in state.finalists]  # promoted before, and now at the rung in between
+    if going_on:
+        return going_on[0]
+    return best[0] if best and len(there) < number else None
 
 
 def missing_final(state: StudyState, seeds: int, top: int, study_seed: int) -> tuple[Trial, int] | None:
-    """(a trial of the search's `top` best, a fresh seed that its configuration was not trained on yet), or None.
+    """(a trial of the search's `top` best or the base, a fresh seed that its config was not trained on yet), or None.
 
     One seed for all before the next: a study that is stopped early has compared them alike.
     """
     done = {(trial.config_hash, trial.seed) for trial in state.with_role("final")}
     for seed in range(study_seed + 1, study_seed + 1 + seeds):
-        for trial in best_of_search(state, top):
+        for trial in (*best_of_search(state, top), *state.with_role("search")[:1]):
             if (trial.config_hash, seed) not in done:
                 return trial, seed
     return None
@@ -27,6 +53,34 @@ def best_of_search(state: StudyState, top: int) -> list[Trial]:
     """The search's best trials, best first: highest rung, then highest score."""
     scored = [trial for trial in state.with_role("search") if trial.ranked_epoch(state.metric) is not None]
     return sorted(scored, key=lambda trial: ranking_key(trial, state.metric))[:top]
+
+
+def missing_polish(state: StudyState, epochs: int) -> Trial | None:
+    """The search's winner, where it was not trained on a schedule of so many epochs yet and that is longer than its own."""
+    best = winner(state)
+    if best is None or best.role != "search" or best.levels[-1] >= epochs:
+        return None
+    done = {(trial.of, trial.levels[-1]) for trial in state.with_role("polish")}
+    return None if (best.id, epochs) in done else best
+
+
+def missing_plain(state: StudyState) -> tuple[Trial, int] | None:
+    """(the base, the epochs in which it takes as many worker-seconds as the whole study), where that was not trained yet."""
+    searched = state.with_role("search")
+    if not searched or not searched[0].epochs or state.with_role("plain"):
+        return None
+    base = searched[0]
+    seconds = sum(worker_seconds(record) for trial in state.trials.values() for record in trial.epochs.values())
+    own = [worker_seconds(record) for record in base.epochs.values()]
+    return base, max(base.levels[-1], round(seconds / (sum(own) / len(own))))
+
+
+def worker_seconds(record: dict[str, object]) -> float:
+    """What an epoch kept busy: its seconds times its threads; nothing where another study trained it."""
+    seconds, threads = record["seconds"], record.get("threads", 1)
+    assert isinstance(seconds, (int, float))
+    assert isinstance(threads, int)
+    return 0.0 if record.get("taken_over") else float(seconds) * threads
 
 
 def missing_audit(state: StudyState, number: int, study_seed: int) -> Trial | None:

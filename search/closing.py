@@ -18,24 +18,38 @@ from results.heading import counts, headline, in_budget
 from results.importance import CHANCE_TOLD, Importance
 from results.report import Results
 from results.state import StudyState, Trial
-from results.tables import Row, configurations, differences, ranking_key, show
+from results.tables import Row, delivered, differences, ranking_key, show
 from results.view import interval
 from results.views import p_value
 from search.engine import Engine
+from search.journal import write_atomically
 from search.options import DEFAULT_RUNS_DIR
 from search.plan import Study
 from search.progress import describe_values
 from search.rungs import Scheduler
 from search.storage.copies import best_weights
 from search.storage.data import source_here
-from search.storage.store import StorageError, above, get_files
-from search.worker import WorkerError, run_job
+from search.storage.store import StorageError, above
 
 SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
+BEST_NAME = "best.pt"  # of a study: the weights of its best detector
 
 
-def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
-    """Journals why each paused trial was not promoted, and the study's end; returns the reason."""
+def leave_best(study: Study, state: StudyState) -> None:
+    """Puts the weights of the study's best detector at its top: best.pt, ready for detector.predict.
+
+    Raises: OSError, as of a full disk.
+    """
+    best = delivered(state)
+    for trial in (best.id, best.of) if best is not None else ():
+        source = study.folder / best_weights(trial)
+        if trial and source.is_file():
+            write_atomically(study.folder / BEST_NAME, source.read_bytes())
+            return
+
+
+def explain_pruned(engine: Engine, scheduler: Scheduler) -> None:
+    """Journals why each paused trial was not promoted."""
     for trial in list(engine.state.trials.values()):
         if (
             trial.role == "search"
@@ -46,7 +60,11 @@ def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
             reason = scheduler.explain(engine.rungs, trial.id, trial.rung)
             if reason != trial.reason:
                 engine.record("trial_pruned", trial=trial.id, reason=reason)
-    reason = (
+
+
+def reason_of_end(engine: Engine, interrupted: bool) -> str:
+    """Why a study ends now, in one word."""
+    return (
         "interrupted"
         if interrupted
         else "max_hours"
@@ -57,54 +75,6 @@ def end(engine: Engine, scheduler: Scheduler, interrupted: bool) -> str:
         if engine.exhausted
         else "done"
     )
-    engine.record("study_ended", reason=reason)
-    return reason
-
-
-def score_on_test(study: Study, engine: Engine, reason: str, say: Any) -> None:
-    """Scores base and winner (the top row of configs.csv) on the held-out split, from their ranked epochs' weights.
-
-    Once per study, and so not before its end: a study that was stopped may yet have another winner.
-    """
-    if reason not in ("done", "space_exhausted"):
-        say("--test: the study has not come to its end; the held-out split is touched once, then")
-        return
-    if study.plan.get("trainer"):
-        say("--test scores our own detector's weights; score a trainer of your own by its own means")
-        return
-    if not study.plan["dataset"]["test_images"]:
-        say("--test: the dataset has no test.json; nothing was scored")
-        return
-    done = {record["which"]: record["trial"] for record in engine.state.records if record["event"] == "test_scored"}
-    rows, base = configurations(engine.state), next(iter(engine.state.trials.values()), None)
-    best = engine.state.trials[rows[0]["trial"]] if rows else None
-    scored: dict[str, dict[str, float]] = {}  # by trial: the best may be the base
-    for which, trial in (("base", base), ("best", best)):
-        if trial is None:
-            continue
-        if which in done:
-            say(f"--test: {which} was scored before (trial {done[which]}); the held-out split is touched once")
-            continue
-        if trial.id not in scored:
-            if study.link:
-                get_files(study.store, [best_weights(t) for t in (trial.id, trial.of) if t], study.folder)
-            job = {
-                "folder": str(study.folder),
-                "trial": trial.id,
-                "or_from": trial.reused or (f"trials/{trial.of}" if trial.of else ""),
-                "source": study.plan["source"],
-                "skip_bad": study.plan["skip_bad"],
-                "official_eval": study.plan["official_eval"],
-                "device": study.resources.torch_device,
-            }
-            try:
-                scored[trial.id] = run_job("search.heldout", job)
-            except WorkerError as error:
-                say(f"--test: scoring {which} (trial {trial.id}) failed: {error}")
-                continue
-        metrics = scored[trial.id]
-        engine.record("test_scored", trial=trial.id, which=which, metrics=metrics)
-        say(f"    test  {which} (trial {trial.number}): mAP {metrics['mAP']:.3f}, AP50 {metrics['AP50']:.3f}")
 
 
 def resume_command(study: Study) -> str:
@@ -137,6 +107,8 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
     else:
         console.print(ranking(state, found.configs))
         _say(console, headline(told))
+        for line in found.closing_lines():
+            _say(console, line)
         if found.front:
             _say(console, f"{len(found.front)} configurations on the Pareto front: results/pareto.md")
         if found.audit:
@@ -152,8 +124,12 @@ def print_closing(study: Study, state: StudyState, found: Results, reason: str, 
     run = study.folder
     _say(console, "\nnext:")
     _say(console, f"  {shlex.join(['tensorboard', '--logdir', str(run)])}")
-    train = ["python", "-m", "detector.train", "--config", str(run / "best.yaml"), *_data_options(study)]
-    _say(console, f"  {shlex.join([*train, '--out', f'{run.name}-best'])}")
+    if (run / BEST_NAME).is_file():
+        predict = ["python", "-m", "detector.predict", "--checkpoint", str(run / BEST_NAME), "--images", "IMAGES"]
+        _say(console, f"  {shlex.join([*predict, '--out', f'{run.name}-pictures'])}")
+    else:
+        train = ["python", "-m", "detector.train", "--config", str(run / "best.yaml"), *_data_options(study)]
+        _say(console, f"  {shlex.join([*train, '--out', f'{run.name}-best'])}")
     _say(console, f"  {resume_command(study)}{'' if reason == 'interrupted' else _extension(study)}")
     table = "ablation.md" if found.steps else "configs.csv"
     _say(console, f"results: {run / 'results'} (report.html, leaderboard.csv, {table}, curves.png)")

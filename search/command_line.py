@@ -57,6 +57,11 @@ def add_training_options(group: argparse._ArgumentGroup) -> None:
         help="fix a DetectorConfig field, as YAML; may be repeated (default: nothing fixed)",
     )  # fmt: skip
     group.add_argument(
+        "--pretrained", metavar="none|imagenet|coco|FILE",
+        help="where detectors start: random weights, the trunk's ImageNet weights, torchvision's COCO detector, or a file; short "
+        "for --set pretrained=.. (default: the space's)",
+    )  # fmt: skip
+    group.add_argument(
         "--max-failures", type=int, help=f"times a trial is run again after an error (default: {DEFAULT_MAX_FAILURES})"
     )
     group.add_argument(

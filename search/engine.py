@@ -16,7 +16,15 @@ from typing import Any, Protocol
 from detector.config import ConfigError, DetectorConfig
 from detector.identity import distinct_id
 from results.state import ON_RUNGS, StudyState, Trial
-from search.afterwards import DEFAULT_TOP, best_of_search, missing_audit, missing_final
+from search.afterwards import (
+    DEFAULT_TOP,
+    best_of_search,
+    missing_audit,
+    missing_final,
+    missing_finalist,
+    missing_plain,
+    missing_polish,
+)
 from search.failures import remedy_for
 from search.known import KnownElsewhere
 from search.rungs import Rung, Scheduler
@@ -72,6 +80,9 @@ class Limits:
     seeds_final: int = 0  # fresh seeds for each of the `top` best
     top: int = DEFAULT_TOP
     audit: int = 0  # pruned trials to train to the end
+    finalists: int = 0  # trials besides the base that are trained to the top at least; 0: neither they nor the base are
+    polish: int = 0  # epochs of the winner's longer training; 0: none
+    audit_base: bool = False  # train the base for as long as the whole study took
     micro_batches: bool = True  # whether the trainer can take a batch in parts
 
 
@@ -170,7 +181,14 @@ class Engine:
     def next_leg(self, **resources: Any) -> Leg | None:
         """The next thing to train on a free slot, or None while there is nothing (more) to start."""
         while not self.stopping and not any(leg.alone for leg in self.running.values()):
-            trial = self._owed() or self._promotion() or self._restart() or self._new_trial() or self._afterwards()
+            trial = (
+                self._owed()
+                or self._promotion()
+                or self._restart()
+                or self._new_trial()
+                or self._finalist()
+                or self._afterwards()
+            )
             if trial is None:
                 return None
             remedy = remedy_for(trial, self.limits.max_failures, self.limits.micro_batches)
@@ -335,18 +353,47 @@ class Engine:
         )  # fmt: skip
         return self.state.trials[identity]
 
+    def _finalist(self) -> Trial | None:
+        """Once nothing is left to propose: the base, and the best besides, go on to the top rung by rung."""
+        trial = missing_finalist(self.state, self.limits.finalists)
+        if trial is not None:
+            to_epoch = trial.levels[trial.rung + 1]
+            self.record("promoted", trial=trial.id, rung=trial.rung, to_epoch=to_epoch, finalist=True)
+        return trial
+
     def _afterwards(self) -> Trial | None:
-        """Once the search is over: the best on fresh seeds, then the audit of pruned trials."""
-        if not (self.limits.seeds_final or self.limits.audit):
-            return None
+        """Once the search is over: the best on fresh seeds, the winner's longer training, the base's, the audit of pruned trials."""
         if any(self.state.trials[trial].role == "search" for trial in self.running):
             return None
         final = missing_final(self.state, self.limits.seeds_final, self.limits.top, self.seed)
         if final is not None:
             trial, seed = final
             return self._repeat(trial, "final", seed, trial.levels[-1])
-        audited = missing_audit(self.state, self.limits.audit, self.seed)
+        return self._polish() or self._plain() or self._audit()
+
+    def _audit(self) -> Trial | None:
+        audited = missing_audit(self.state, self.limits.audit, self.seed) if self.limits.audit else None
         return self._repeat(audited, "audit", audited.seed, audited.levels[-1]) if audited is not None else None
+
+    def _polish(self) -> Trial | None:
+        """The winner on a longer schedule, which is known once all fresh seeds have been trained."""
+        if not self.limits.polish or self.running:
+            return None
+        best = missing_polish(self.state, self.limits.polish)
+        return self._longer(best, "polish", self.limits.polish) if best is not None else None
+
+    def _plain(self) -> Trial | None:
+        """The base for as many worker-seconds as all before."""
+        missing = missing_plain(self.state) if self.limits.audit_base and not self.running else None
+        return self._longer(missing[0], "plain", missing[1]) if missing is not None else None
+
+    def _longer(self, trial: Trial, role: str, epochs: int) -> Trial:
+        """A trial of another role with the config of one that there is on a longer schedule, from its start."""
+        config = self.space.base.with_values({**trial.config, "schedule_epochs": epochs})
+        more: dict[str, Any] = {"of": trial.id, "to_epoch": epochs, "levels": [epochs]}
+        return self._add(
+            self._id(config, trial.seed, role), role, config.hash(), config.active_dict(), trial.varied, trial.seed, None, more
+        )  # fmt: skip
 
     def _answered(self, trial: Trial) -> bool:
         """Whether another study's journal answered the leg that a trial owes: then nothing has to be trained."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from detector.commands import CommandError, command
 from results.records import JOURNAL_NAME, JournalError
 from results.state import read_live
-from results.tables import winner
+from results.tables import delivered
 from search.journal import Journal
 from search.options import DEFAULT_RUNS_DIR, StudyError
 from search.storage.copies import best_weights, bring_home, may_hold, study_store
@@ -32,7 +32,7 @@ def fetch(where: str, folder: Path, weights: bool = False) -> int:
         raise CommandError(f"{folder} holds another study than {where}; name another place with --to")
     Journal(folder / JOURNAL_NAME).close()  # refuses a copy that a search on this machine is writing
     count = bring_home(store, folder)
-    best = winner(read_live(folder)[1]) if weights else None
+    best = delivered(read_live(folder)[1]) if weights else None
     if best is not None:
         get_files(store, [best_weights(trial) for trial in (best.id, best.of) if trial], folder)
         if not any((folder / best_weights(trial)).is_file() for trial in (best.id, best.of)):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from detector.config import DetectorConfig
 from detector.data.dataset import DataSource, DetectionDataset, check_roll
@@ -14,7 +14,7 @@ from search.resources import hardware
 from spaces.chain import Step, pinned
 from spaces.fitting import DatasetFacts
 from spaces.loading import load_space, space_names
-from spaces.space import ResolvedSpace, resolve, train_split_of
+from spaces.space import Budget, Profile, ResolvedSpace, Space, resolve, train_split_of
 
 
 @dataclass
@@ -40,25 +40,50 @@ def read_given(options: Options, say: Any) -> Given:
         name = options.profile if options.profile != "auto" else ("gpu" if hardware().gpus else "cpu")
     except ValueError as error:  # a cluster that is not there
         raise StudyError(str(error)) from None
-    profile = space.profiles[name]
+    profile = profile_for(space, name, options)
     if options.kind == "ablation" and not profile.chain:
         chains = [other for other in space_names() if load_space(other).profiles[name].chain]
         raise StudyError(
             f"--space {options.space_name} has no chain of steps to ablate; there is one in {', '.join(chains)}, or write "
             "`chain:` into a YAML file"
         )
-    fixed = parse_set_fields(options.set_fields)
+    fixed = fixed_fields(options, profile)
     if options.epochs is not None:
         fixed.setdefault("schedule_epochs", options.epochs)
     if profile.street.steps_per_epoch and user_source(options) is None:
         fixed.setdefault("steps_per_epoch", profile.street.steps_per_epoch)
     train_split = train_split_of(space, name, fixed, options.from_step)
     source, dataset = open_dataset(options, profile, train_split, say)
+    space = replace(space, profiles={**space.profiles, name: profile})
     resolved = resolve(space, name, DatasetFacts(**dataset.facts()), fixed, options.from_step)
     resolved.base = checked_base(resolved.base, dataset)
     check = config_check(dataset)
     check(resolved.base)
     return Given(name, profile.chain, source, dataset, resolved, check)
+
+
+def profile_for(space: Space, name: str, options: Options) -> Profile:
+    """The profile with the budget of the data that it trains on."""
+    profile = space.profiles[name]
+    street = user_source(options) is None and profile.street.budget is not None
+    return replace(profile, budget=cast(Budget, profile.street.budget)) if street else profile
+
+
+def fixed_fields(options: Options, profile: Profile) -> dict[str, Any]:
+    """What the user fixes, and where training starts on the street.
+
+    Raises: StudyError where --pretrained and --set say two things.
+    """
+    fixed = parse_set_fields(options.set_fields)
+    if options.pretrained is not None:
+        if fixed.get("pretrained", options.pretrained) != options.pretrained:
+            raise StudyError(
+                f"--pretrained {options.pretrained}: --set says pretrained={fixed['pretrained']}; give one"
+            )
+        fixed["pretrained"] = options.pretrained
+    if user_source(options) is None and profile.street.pretrained:
+        fixed.setdefault("pretrained", profile.street.pretrained)
+    return fixed
 
 
 def checked_base(base: DetectorConfig, dataset: DetectionDataset) -> DetectorConfig:

@@ -72,6 +72,9 @@ class Options:
     seeds_final: int | None = None
     top: int | None = None
     audit: int | None = None
+    audit_base: bool = False
+    polish: bool | None = None  # None: as the space's budget says
+    pretrained: str | None = None  # short for --set pretrained=..
     prune_on: str | None = None
     rank_on: str | None = None
     reuse: list[str] = field(default_factory=list)

@@ -16,7 +16,7 @@ from detector.evaluate import METRIC_NAMES
 from results.pareto import MINIMISED
 from results.records import GROUND_TRUTH_NAME, PLAN_NAME
 from search.ablation_plan import settle_chain
-from search.afterwards import DEFAULT_TOP
+from search.afterwards import DEFAULT_FINALISTS, DEFAULT_TOP
 from search.dataset import describe_dataset, images_to_show
 from search.given import Given, read_given
 from search.grid import grid_size
@@ -34,6 +34,7 @@ from spaces.distributions import as_tuple
 from spaces.space import ResolvedSpace
 
 MAX_GRID = 10_000
+DEFAULT_POLISH = 3.0  # times a full training, where --polish asks for one that the space does not name
 
 
 @dataclass
@@ -157,10 +158,20 @@ def _settle_search(options: Options, given: Given) -> dict[str, Any]:
         "eta": eta, "grace": grace, "epochs": epochs, "trials": trials,
         "prune_on": options.prune_on or "last", "rank_on": options.rank_on or "best",
         "seeds_final": options.seeds_final or 0, "top": options.top or DEFAULT_TOP, "audit": options.audit or 0,
+        "finalists": DEFAULT_FINALISTS, "polish": _polish_epochs(options, budget.polish, epochs), "audit_base": options.audit_base,
         "budget_unit": options.budget_unit or "epochs",
         "warm_starts": [warm_start(options.start_from, given)] if options.start_from else [],
         "reuse": [str(Path(folder).resolve()) for folder in options.reuse],
     }  # fmt: skip
+
+
+def _polish_epochs(options: Options, factor: float, epochs: int) -> int:
+    """Epochs of the winner's longer training; 0 for none: it is switched off, or the budget leaves no length to plan it in."""
+    if options.polish is False or (options.polish is None and factor <= 1):
+        return 0
+    if options.trainer or options.budget_unit == "seconds":
+        return 0
+    return round(max(factor, DEFAULT_POLISH if options.polish else 1.0) * epochs)
 
 
 def warm_start(file: str, given: Given) -> dict[str, Any]:

@@ -57,7 +57,18 @@ def make_parser() -> argparse.ArgumentParser:
         help="pruned trials, drawn at random, to train to the end: were late bloomers lost? (default: 0)",
     )
     after.add_argument(
-        "--test", action="store_true", help="score base and best on the held-out split, once (default: leave it alone)"
+        "--audit-base", action="store_true",
+        help="train the base alone for as many worker-seconds as all else: what plain training gives (default: no)",
+    )  # fmt: skip
+    after.add_argument(
+        "--polish", action=argparse.BooleanOptionalAction, default=None,
+        help="train the winner on a longer schedule, from its start; best.pt is then that detector where it scored more "
+        "(default: as the space's budget says, and the plan what it costs)",
+    )  # fmt: skip
+    after.add_argument(
+        "--test",
+        action="store_true",
+        help="say why, where base and best cannot be scored on the held-out split (default: scored where there is one)",
     )
     command_line.add_machine_options(parser)
     command_line.add_study_options(parser, "--trials and --max-hours")

@@ -38,6 +38,7 @@ from search.requests import Inbox, drop_old_stops
 from search.resume import EDITED, EXTENDS, resume_plan
 from search.rungs import Scheduler, make_scheduler
 from search.sampler import make_sampler
+from search.scoring import score_held_out
 from search.sizes import Sizer, gpu_fraction
 from search.steps import profile_steps
 from search.storage.copies import bring_home, leave_results
@@ -191,9 +192,10 @@ def _search(
             return _paused(study, engine.storage_trouble, engine.storage_reason, say)
         if study.steps and not interrupted:
             profile_steps(study, engine, say)
-        reason = closing.end(engine, scheduler, interrupted)
-        if options.test:
-            closing.score_on_test(study, engine, reason, say)
+        reason = closing.reason_of_end(engine, interrupted)
+        closing.explain_pruned(engine, scheduler)
+        score_held_out(study, engine, reason, options.test, say)
+        engine.record("study_ended", reason=reason)
     except Exception as error:
         cause = journal.failure or _root_of(error)
         if isinstance(cause, (JournalError, StudyError)):
@@ -245,6 +247,8 @@ def _close(study: Study, state: StudyState, reason: str, interrupted: bool, cons
     plan = study.plan
     if study.link:
         bring_home(study.store, study.folder)
+    if not study.steps:
+        closing.leave_best(study, state)
     found = write_results(study.folder)
     write_end_of_study(study.folder)
     if not study.steps:
@@ -268,7 +272,8 @@ def engine_of(study: Study, state: StudyState, journal: Journal, scheduler: Sche
     plan, space = study.plan, study.space
     limits = Limits(
         plan["trials"], (plan["max_hours"] or math.inf) * 3600, plan.get("max_failures", DEFAULT_MAX_FAILURES),
-        plan.get("seeds_final", 0), plan.get("top", DEFAULT_TOP), plan.get("audit", 0),
+        plan.get("seeds_final", 0), plan.get("top", DEFAULT_TOP), plan.get("audit", 0), plan.get("finalists", 0),
+        plan.get("polish", 0), plan.get("audit_base", False),
         micro_batches=not plan.get("trainer"),
     )  # fmt: skip
     fingerprint, seed = plan["dataset"]["fingerprint"], plan["seed"]

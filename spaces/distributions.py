@@ -146,6 +146,13 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class AtHand:
+    """A choice among the trunks whose ImageNet weights this machine has without a network; not searched below two of them."""
+
+    trunks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class When:
     """A field that is drawn from a distribution which another field's value picks; no case, no draw."""
 
@@ -154,7 +161,7 @@ class When:
 
 
 Distribution = Float | Integer | Choice
-SpaceEntry = Distribution | Fitted | When
+SpaceEntry = Distribution | Fitted | AtHand | When
 
 
 def concrete(name: str, entry: Distribution | When, values: Mapping[str, Any]) -> tuple[str, Distribution | None]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detector.config import ConfigError, DetectorConfig
-from spaces.distributions import Fitted, SpaceEntry, SpaceError, When
+from spaces.distributions import AtHand, Fitted, SpaceEntry, SpaceError, When
 from spaces.loading import load_space, space_names
 from spaces.space import Profile, Space
 
@@ -45,6 +45,8 @@ def entry_text(entry: SpaceEntry) -> str:
     """What a field may be, in words."""
     if isinstance(entry, Fitted):
         return f"fitted to the training boxes x {entry.low:g} .. {entry.high:g} (log)"
+    if isinstance(entry, AtHand):
+        return f"{', '.join(entry.trunks)}, as far as their weights are on the machine"
     if isinstance(entry, When):
         cases = "; ".join(f"{case}: {option.describe()}" for case, option in entry.cases.items())
         return f"by {entry.field}: {cases}"

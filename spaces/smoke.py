@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from spaces.distributions import Choice, Fitted, Float, SpaceEntry
-from spaces.retinanet import CPU_BASE
+from spaces.retinanet import CPU_FROM_SCRATCH
 from spaces.space import Budget, Profile, Space, StreetData
 
 BASE = {
-    **CPU_BASE,
+    **CPU_FROM_SCRATCH,
     "trunk_width": 0.25,
     "neck_channels": 16,
     "head_channels": 16,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from detector.config import FIELD_NAMES, ConfigError, DetectorConfig, active_fields, check_value, coerce
+from detector.identity import WEIGHTS_BY_NAME
+from detector.weights import at_hand
 from spaces.chain import Step, resolve_chain, steps_up_to
 from spaces.constraints import Constraint
 from spaces.distributions import (
+    AtHand,
     Choice,
     Distribution,
     Fitted,
@@ -36,11 +39,20 @@ class Budget:
     epochs: int  # R
     grace: int  # r, the first rung
     eta: int = 3
+    polish: float = 1.0  # the winner is trained again for so many times `epochs`; 1 is not at all
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is other where training starts from other weights than a profile's own: over its base and its fields."""
+
+    base: Mapping[str, Any]
+    fields: Mapping[str, SpaceEntry | None] = field(default_factory=dict)  # None: not searched
 
 
 @dataclass(frozen=True)
 class StreetData:
-    """How much of the simulated street a study makes when no dataset is named."""
+    """The simulated street that a study makes when no dataset is named, and how it is trained on."""
 
     train: int
     val: int
@@ -48,6 +60,8 @@ class StreetData:
     degrees: int
     steps_per_epoch: int = 0  # on the street: a first look should not take long; 0 leaves the base's
     extended: int = 0  # more training images, for a step that asks for them
+    pretrained: str = ""  # where training on it starts; "" as on other data
+    budget: Budget | None = None  # None as on other data
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,21 @@ class Profile:
     max_pixels: int  # of a fitted canvas
     street: StreetData
     chain: tuple[Step, ...] = ()  # an ablation over the base; the first step is the base itself
+    starts: Mapping[str, Start] = field(
+        default_factory=dict
+    )  # by `pretrained` (none, imagenet, coco, file), but its own
+
+    def from_start(self, pretrained: str) -> Profile:
+        """This profile as it is where training starts from these weights: "" is its own start."""
+        own = self.base.get("pretrained", DetectorConfig.pretrained)
+        start = self.starts.get(pretrained if pretrained in WEIGHTS_BY_NAME else "file")
+        if pretrained in ("", own) or start is None:
+            return self if pretrained in ("", own) else replace(self, base={**self.base, "pretrained": pretrained})
+        fields = {**self.fields, **start.fields}
+        return replace(
+            self, base={**self.base, **start.base, "pretrained": pretrained},
+            fields={name: entry for name, entry in fields.items() if entry is not None},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,8 +177,8 @@ def resolve(
 
     Raises: SpaceError or ConfigError for a base or field that cannot be.
     """
-    chosen = space.profiles[profile]
     fixed = dict(fixed or {})
+    chosen = space.profiles[profile].from_start(str(fixed.get("pretrained", "")))
     notes: list[str] = []
     base_values = {"schedule_epochs": chosen.budget.epochs, **chosen.base, **fixed}
     settled = set(fixed)
@@ -184,6 +213,14 @@ def resolve(
         if name in space.full_turn_fields and not facts.full_turn:
             notes.append(f"{name} is not searched: the images are not a full turn")
             continue
+        if isinstance(entry, AtHand):
+            options = [trunk for trunk in entry.trunks if at_hand(trunk)]
+            if len(options) < 2:
+                notes.append(
+                    f"{name} is not searched: weights of {options[0] if options else 'no trunk'} alone are at hand"
+                )
+                continue
+            entry = Choice(*options)
         fields[name] = _complete(name, entry, fitted.get(name))
     for name, entry in list(fields.items()):  # a condition on a field that is not searched is decided here
         if isinstance(entry, When) and entry.field not in fields:
@@ -233,6 +270,7 @@ def _complete(name: str, entry: SpaceEntry, fitted: Any) -> Distribution | When:
     if isinstance(entry, When):
         cases = {coerce(entry.field, case): _complete(name, option, fitted) for case, option in entry.cases.items()}
         return When(entry.field, cases)  # type: ignore[arg-type]
+    assert not isinstance(entry, AtHand), name
     if isinstance(entry, Fitted):
         return entry.around(fitted)
     if isinstance(entry, Choice) and FITTED in entry.options:
@@ -291,7 +329,7 @@ def check_space(space: Space) -> Space:
 
 def ends(entry: SpaceEntry) -> list[Any]:
     """The options of a choice, the ends of a range: values that a field must be able to take."""
-    if isinstance(entry, Fitted):
+    if isinstance(entry, (Fitted, AtHand)):
         return []
     if isinstance(entry, When):
         return [value for case in entry.cases.values() for value in ends(case)]

@@ -15,6 +15,7 @@ chain: [{name: +giou, change: {box_loss: giou}}]
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from detector.config import ConfigError, check_field_name, check_value
 from spaces.chain import Step
 from spaces.constraints import Constraint
 from spaces.distributions import Choice, Distribution, Fitted, Float, Integer, SpaceEntry, SpaceError, When, as_tuple
-from spaces.space import ANCHORS, FITTED, Budget, Profile, Space, ends
+from spaces.space import ANCHORS, FITTED, Space, Start, ends
 
 PARTS = ("include", "about", "base", "budget", "fields", "constraints", "chain")
 KINDS = "float: [low, high], log: [low, high], quantised: [low, high, step], integer: [low, high], choice: [...], fitted: [low, high]"
@@ -99,10 +100,18 @@ def read_yaml_space(path: Path, load_parent: Callable[[str], Space]) -> Space:
     constraints = (*parent.constraints, *_constraints(file))
     profiles = {}
     for name, profile in parent.profiles.items():
-        budget = Budget(**{**vars(profile.budget), **_budget(file, parts["budget"], tuple(vars(profile.budget)))})
-        base = {**profile.base, **base_values, **constants}
-        chain = _chain(file) if "chain" in content else profile.chain
-        profiles[name] = Profile(base, fields, budget, profile.max_pixels, profile.street, chain)
+        asked = _budget(file, parts["budget"], tuple(vars(profile.budget)))
+        own = {**base_values, **constants}
+        profile = profile.from_start(str(own.get("pretrained", "")))
+        street = profile.street
+        if street.budget is not None:
+            street = replace(street, budget=replace(street.budget, **asked))
+        profiles[name] = replace(
+            profile, base={**profile.base, **own}, fields=fields, budget=replace(profile.budget, **asked), street=street,
+            chain=_chain(file) if "chain" in content else profile.chain,
+            starts={start: Start({k: v for k, v in other.base.items() if k not in own})
+                    for start, other in profile.starts.items()},
+        )  # fmt: skip
     return Space(path.stem, str(content.get("about", f"from {path.name}")), profiles, constraints=constraints)
 
 
@@ -139,12 +148,14 @@ def _check_name(file: YamlFile, place: tuple[Any, ...]) -> None:
         raise file.error(place, str(error)) from None
 
 
-def _budget(file: YamlFile, values: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, int]:
+def _budget(file: YamlFile, values: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     for key, value in values.items():
         if key not in names:
             raise file.error(("budget", key), f"budget has {key!r}, it may have {', '.join(names)}")
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise file.error(("budget", key), f"budget.{key} must be a whole number from 1 on, got {value!r}")
+        kinds = (int, float) if key == "polish" else int
+        if not isinstance(value, kinds) or isinstance(value, bool) or not value >= 1:
+            whole = "number" if key == "polish" else "whole number"
+            raise file.error(("budget", key), f"budget.{key} must be a {whole} from 1 on, got {value!r}")
     return dict(values)
 
 

@@ -56,22 +56,29 @@ class TestFinals:
         engine = make_engine(tmp_path, limits=Limits(9, seeds_final=3, top=2))
         run(engine)
         rows = configurations(engine.state)
-        assert [row["n"] for row in rows[:2]] == [3, 3], "what was measured on fresh seeds ranks first"
+        measured = {t.config_hash for t in engine.state.with_role("final")}
+        base = engine.state.with_role("search")[0].config_hash
+        assert base in measured, "the base is measured with the best, or nobody knows what was won"
+        assert len(measured - {base}) in (1, 2)
+        count = len(measured)
+        assert [row["n"] for row in rows[:count]] == [3] * count, "what was measured on fresh seeds ranks first"
         assert rows[0]["mAP_mean"] >= rows[1]["mAP_mean"]
-        for row in rows[:2]:
+        for row in rows[:count]:
             same = [t for t in engine.state.trials.values() if t.config_hash == row["config"]]
             final = [t.ranked_score("mAP") for t in same if t.role == "final"]
             (searched,) = [t.ranked_score("mAP") for t in same if t.role == "search"]
             assert row["mAP_mean"] == pytest.approx(sum(final) / 3)
             assert row["optimism"] == pytest.approx(searched - sum(final) / 3)
-        assert math.isnan(rows[2]["optimism"])
+        assert math.isnan(rows[count]["optimism"])
 
     def test_a_finished_study_may_be_given_more_seeds(self, tmp_path: Path) -> None:
         engine = make_engine(tmp_path, limits=Limits(9, seeds_final=1, top=2))
         run(engine)
         engine.journal.close()  # type: ignore[attr-defined]
         again = make_engine(tmp_path, limits=Limits(9, seeds_final=3, top=2))
-        assert run(again) == [("final", 2, 9)] * 2 + [("final", 3, 9)] * 2
+        count = len({t.config_hash for t in engine.state.with_role("final")})
+        assert count in (2, 3)
+        assert run(again) == [("final", 2, 9)] * count + [("final", 3, 9)] * count
 
 
 class TestAudit:

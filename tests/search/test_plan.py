@@ -85,7 +85,7 @@ class TestMakePlan:
         self, tmp_path: Path, data: Path, trials: int | None
     ) -> None:
         with pytest.raises((StudyError, SpaceError), match="combinations"):
-            planned(tmp_path, data, space="retinanet", sampler="grid", trials=trials)
+            planned(tmp_path, data, space="retinanet_wide", sampler="grid", trials=trials)
 
     def test_a_class_that_the_validation_split_lacks_cannot_be_the_metric(self, tmp_path: Path, data: Path) -> None:
         for split in ("train", "val"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from detector.config import DetectorConfig
+from detector.config import ConfigError, DetectorConfig
 from detector.model.detector import Detector
-from search.sizes import Sizer, checkpoint_bytes, gpu_fraction, largest
+from detector.model.pretrained import Start
+from search.sizes import Sizer, checkpoint_bytes, gpu_fraction, largest, load_starts
 from spaces.distributions import Choice, Float, Integer, When
 from spaces.space import Budget, ResolvedSpace
 
+CLASSES = [f"class {n}" for n in range(8)]
 BASE = DetectorConfig(trunk_width=0.25, neck_levels=(3, 4), neck_channels=16, head_channels=16, head_depth=0)
 FIELDS = {
     "head_depth": Integer(0, 2), "head_channels": Choice(32, 16), "lr": Float(1e-4, 1e-2), "box_loss": Choice("giou", "smooth_l1"),
@@ -50,8 +54,32 @@ def test_the_process_measures_what_the_driver_asks_for_and_imports_torch_for_it(
     sizer = Sizer()
     try:
         assert sizer.problem() == ""
-        assert sizer.measure(SPACE, 8, with_memory=False) == {
-            "checkpoint_bytes": checkpoint_bytes(largest(SPACE, weights), 8)
+        assert sizer.measure(SPACE, CLASSES, with_memory=False) == {
+            "checkpoint_bytes": checkpoint_bytes(largest(SPACE, weights), 8),
+            "start": Start().describe(),
+            "weights": [],
         }
+    finally:
+        sizer.close()
+
+
+def test_what_the_base_and_searched_trunks_start_from_is_told(tmp_path: Path) -> None:
+    lite = BASE.with_values({"trunk": "tf_efficientnet_lite0", "pretrained": "imagenet"})
+    told = load_starts(ResolvedSpace("s", "cpu", lite, {}, Budget(4, 4, 1)), CLASSES)
+    assert [weights["name"] for weights in told["weights"]] == ["tf_efficientnet_lite0"]
+    assert "tensors loaded" in told["start"]
+    searched = ResolvedSpace("s", "cpu", BASE, {"pretrained": Choice("none", str(tmp_path / "no.pt"))}, Budget(4, 4, 1))
+    with pytest.raises(ConfigError, match=r"no\.pt' must be none, imagenet, coco or a readable file"):
+        load_starts(searched, CLASSES)
+
+
+def test_weights_that_do_not_fit_end_the_plan_with_their_reason(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"no weights")
+    space = ResolvedSpace("s", "cpu", BASE.with_values({"pretrained": str(tmp_path / "w.pt")}), {}, Budget(4, 4, 1))
+    sizer = Sizer()
+    try:
+        assert sizer.problem() == ""
+        with pytest.raises(ConfigError, match=r"w\.pt' must be a file of tensors"):
+            sizer.measure(space, CLASSES, with_memory=False)
     finally:
         sizer.close()

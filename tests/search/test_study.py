@@ -168,7 +168,8 @@ class TestSmokeStudy:
             "best: mAP",
             "why trials were not continued",
             "tensorboard --logdir",
-            "detector.train --config",
+            "detector.predict --checkpoint",
+            "verdict: ",
             "--resume --name s",
         ):
             assert words in closing

@@ -127,7 +127,7 @@ class TestResolve:
         assert not {"lr", "anchor_sizes"} & set(found.fields)
 
     def test_a_condition_on_a_fixed_field_is_decided(self) -> None:
-        space = load_space("retinanet")
+        space = load_space("retinanet_wide")
         lr = space.profiles["cpu"].fields["lr"]
         assert isinstance(lr, When)
         assert resolve(space, "cpu", STREET, {"optimizer": "sgd", "lr": 0.01}).fields.get("lr") is None
