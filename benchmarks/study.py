@@ -50,12 +50,20 @@ def ours(data: Path, steps: int, seed: int, scratch: Path) -> Run:
     started, name = time.time(), f"seed-{seed}"
     command = [
         sys.executable, "-m", "search.run", "--space", "retinanet", "--profile", "cpu", "--data", str(data), "--runs-dir",
-        str(scratch / "runs"), "--name", name, "--seed", str(seed), "--set", f"steps_per_epoch={steps}",
+        str(scratch / "runs"), "--name", name, "--seed", str(seed), "--set", f"steps_per_epoch={steps}", *street_budget(),
     ]  # fmt: skip
     ran = run_measured(command, XDG_CACHE_HOME=str(scratch / f"cache-{name}"))  # it decodes for itself
     records = [json.loads(line) for line in (scratch / "runs" / name / "journal.jsonl").read_text().splitlines()]
     curve = [(r["time"] - started, r["metrics"]["mAP"]) for r in records if r["event"] == "epoch"]
     return Run(curve, ran)
+
+
+def street_budget() -> list[str]:
+    """What the default space does on its own street, in options: this one has a folder of its own."""
+    budget = load_space("retinanet").profiles["cpu"].street.budget
+    assert budget is not None
+    numbers = {"trials": budget.trials, "epochs": budget.epochs, "grace": budget.grace, "eta": budget.eta}
+    return ["--pretrained", "none", "--no-polish", *(str(w) for k, v in numbers.items() for w in (f"--{k}", v))]
 
 
 def theirs(data: Path, steps: int, seed: int, trials: int, epochs: int, settings: str, scratch: Path) -> Run:
@@ -69,7 +77,7 @@ def theirs(data: Path, steps: int, seed: int, trials: int, epochs: int, settings
 def noted_down(data: Path) -> str:
     """What the writer of the tidy script would have found out beforehand: fitted anchors, the channels' statistics."""
     facts = DatasetFacts(**load_dataset(DataSource.from_folder(data)).facts())
-    fitted = resolve(load_space("retinanet"), "cpu", facts).base
+    fitted = resolve(load_space("retinanet"), "cpu", facts, {"pretrained": "none"}).base
     cached = load_training_data(data, fitted.image_size_px).train
     channels = {"mean": cached.channel_mean, "std": cached.channel_std}
     return json.dumps({"fitted": fitted.to_dict(), "statistics": channels})
@@ -112,7 +120,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
     profile = load_space("retinanet").profiles["cpu"]
-    street, budget = profile.street, profile.budget
+    street, budget = profile.street, profile.street.budget
+    assert budget is not None
     with scratch_folder() as scratch:
         data = scratch / "street"
         make_dataset(data, {"train": street.train, "val": street.val}, seed=0, degrees=street.degrees)

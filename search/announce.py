@@ -13,6 +13,7 @@ from results.ablation import changed
 from results.state import StudyState
 from search.disk import worst_case_bytes
 from search.forecast import (
+    LONE_SPEEDUP,
     PROBED_CONFIGS,
     SECONDS_TO_REPORT,
     SECONDS_TO_START,
@@ -88,7 +89,8 @@ def _disk(study: Study) -> str:
 
 def trials_after(plan: dict[str, Any]) -> int:
     """Trials that are trained to the end once the search is over: fresh seeds and audits."""
-    return int(plan.get("seeds_final", 0) * plan.get("top", 0) + plan.get("audit", 0))
+    measured = plan.get("top", 0) + 1  # the base too
+    return int(plan.get("seeds_final", 0) * measured + plan.get("audit", 0))
 
 
 def schedules_of(study: Study) -> list[str]:
@@ -101,6 +103,11 @@ def _search_lines(study: Study, expected: Forecast) -> dict[str, str]:
     plan = study.plan
     after = trials_after(plan)
     more = f", then up to {after * study.levels[-1]} of {after} trials trained to the end" if after else ""
+    polish = plan.get("polish", 0)
+    more += (
+        f", then {polish} of the winner once more, on a longer schedule (--no-polish leaves them out)" if polish else ""
+    )
+    more += ", then of the base alone as many as all of these take" if plan.get("audit_base") else ""
     rungs = ", ".join(f"~{n} reach {level}" for level, n in zip(study.levels, expected.trials_by_rung, strict=True))
     unit = plan.get("budget_unit", "epochs")
     return {
@@ -144,7 +151,7 @@ def _goes_on(study: Study) -> str:
 def _after(plan: dict[str, Any]) -> str:
     """What comes after the search, in words."""
     finals, audit = plan.get("seeds_final", 0), plan.get("audit", 0)
-    words = f"; then the {plan['top']} best on {finals} fresh seeds" if finals else ""
+    words = f"; then the {plan['top']} best and the base on {finals} fresh seeds" if finals else ""
     return words + (f"; then an audit of {audit} pruned trials" if audit else "")
 
 
@@ -182,9 +189,15 @@ def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
     )
     unit = plan.get("budget_unit", "epochs")
     unit_seconds = [1.0] if unit == "seconds" else seconds  # what each of the budget takes
-    forecast = simulate(scheduler, plan["trials"], slots, unit_seconds)
-    after = trials_after(plan) * study.levels[-1]
-    total = SECONDS_TO_START + forecast.seconds + after * statistics.fmean(unit_seconds) / slots + SECONDS_TO_REPORT
+    forecast = simulate(scheduler, plan["trials"], slots, unit_seconds, plan.get("finalists", 0))
+    after, polish = trials_after(plan) * study.levels[-1], plan.get("polish", 0)
+    each = statistics.fmean(unit_seconds)
+    training = forecast.seconds + after * each / slots + polish * each / (LONE_SPEEDUP if slots > 1 else 1)
+    after += polish
+    if plan.get("audit_base"):
+        training *= 2
+        after = 2 * after + int(forecast.epochs)
+    total = SECONDS_TO_START + training + SECONDS_TO_REPORT
     say(f"  probed  {min(seconds):.1f} .. {max(seconds):.1f} s per epoch, {slots} at a time")
     whole = ", those that it has trained already included" if study.resumed else ""
     say(f"predicted {total / 60:.1f} minutes for {forecast.epochs + after:.0f} {unit} of the whole study{whole}")

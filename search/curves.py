@@ -229,7 +229,9 @@ class SyntheticCurves:
 
     def __post_init__(self) -> None:
         facts = DatasetFacts(((128, 512),), ((20.0, 12.0), (30.0, 14.0), (16.0, 40.0)), (0, 0, 0))
-        self.space = resolve(load_space("retinanet"), "cpu", facts, {"schedule_epochs": self.epochs})
+        self.space = resolve(
+            load_space("retinanet"), "cpu", facts, {"schedule_epochs": self.epochs, "pretrained": "none"}
+        )
         self.space.budget = Budget(self.space.budget.trials, self.epochs, 1, 3)
         rng = random.Random(f"{self.seed}/synthetic")
         self.best = {name: rng.random() for name in self.space.fields}

@@ -24,6 +24,7 @@ SECONDS_TO_REPORT = 6.0  # tables, curves, TensorBoard
 # climb past those that were promoted before: without this the default study was expected to train 40 epochs, not 55.
 LEARNING = 0.5
 LONE_SPEEDUP = 1.4  # of a leg that may use a second core (measured 1.46 on convolutions of this size)
+BASE = "0"  # the first trial of a simulated study
 PROBED_CONFIGS = 4  # beside the base
 
 
@@ -37,16 +38,28 @@ class Forecast:
 
 
 def simulate(
-    scheduler: Scheduler, trials: int, slots: int, epoch_seconds: Sequence[float], repeats: int = 9, seed: int = 0
+    scheduler: Scheduler,
+    trials: int,
+    slots: int,
+    epoch_seconds: Sequence[float],
+    finalists: int = 0,
+    repeats: int = 9,
+    seed: int = 0,
 ) -> Forecast:
-    """Medians over `repeats` studies of trials with random, slowly rising scores; epoch_seconds are taken in turn."""
-    runs = [_simulate_once(scheduler, trials, slots, epoch_seconds, random.Random(seed + n)) for n in range(repeats)]
+    """Medians over `repeats` studies of trials with random, slowly rising scores; epoch_seconds are taken in turn.
+
+    `finalists`: as many as are trained to the top at least beside the first, the base; 0: nobody is.
+    """
+    runs = [
+        _simulate_once(scheduler, trials, slots, epoch_seconds, finalists, random.Random(seed + n))
+        for n in range(repeats)
+    ]
     by_rung = [round(statistics.median(run[2][k] for run in runs)) for k in range(len(scheduler.levels))]
     return Forecast(statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs), by_rung)
 
 
 def _simulate_once(
-    scheduler: Scheduler, trials: int, slots: int, epoch_seconds: Sequence[float], rng: random.Random
+    scheduler: Scheduler, trials: int, slots: int, epoch_seconds: Sequence[float], finalists: int, rng: random.Random
 ) -> tuple[float, float, list[int]]:
     levels = scheduler.levels
     rungs = [Rung() for _ in levels]
@@ -54,6 +67,7 @@ def _simulate_once(
     cost = {str(n): epoch_seconds[n % len(epoch_seconds)] for n in range(trials)}
     created, now, epochs = 0, 0.0, 0
     running: list[tuple[float, str, int]] = []  # (end, trial, rung to reach)
+    forced: set[str] = set()
     while True:
         while len(running) < slots:
             promotion = scheduler.next_promotion(rungs)
@@ -63,6 +77,11 @@ def _simulate_once(
                 rung = below + 1
             elif created < trials:
                 trial, rung, created = str(created), 0, created + 1
+            elif finalists and (waiting := _finalist(rungs, [t for _, t, _ in running], forced, finalists)):
+                trial, below = waiting
+                forced.add(trial)
+                rungs[below].promote(trial)
+                rung = below + 1
             else:
                 break
             length = levels[rung] - (levels[rung - 1] if rung else 0)
@@ -75,6 +94,19 @@ def _simulate_once(
             return epochs, now, [len(rung) for rung in rungs]
         now, trial, rung = heapq.heappop(running)
         rungs[rung].arrive(trial, quality[trial])
+
+
+def _finalist(rungs: Sequence[Rung], running: Sequence[str], forced: set[str], number: int) -> tuple[str, int] | None:
+    """(a trial that goes on although no rung promotes it, the rung that it leaves), as search/afterwards.py chooses it."""
+    paused = {t: n for n, rung in enumerate(rungs[:-1]) for t in rung.scores if t not in rung.promoted}
+    if BASE in paused:
+        return BASE, paused[BASE]
+    if not set(running) <= forced:
+        return None
+    there = (set(rungs[-1].scores) | forced) - {BASE}
+    ranked = sorted(paused, key=lambda t: (-paused[t], rungs[paused[t]].place(t)))
+    going_on = [t for t in ranked if t in forced] or (ranked if len(there) < number else [])
+    return (going_on[0], paused[going_on[0]]) if going_on else None
 
 
 def probe_epoch_seconds(

@@ -84,7 +84,9 @@ def run_study(options: Options, console: Console | None = None) -> StudyResult:
             raise StudyError(problem)
         share_devices(study, options, sizer)
         scheduler = make_scheduler(study.plan["scheduler"], study.levels, study.plan["eta"])
-        expected = simulate(scheduler, study.plan["trials"], study.resources.slots, [1.0])
+        expected = simulate(
+            scheduler, study.plan["trials"], study.resources.slots, [1.0], study.plan.get("finalists", 0)
+        )
         print_plan(study, expected, say)
         if options.dry_run:
             print_forecast(study, scheduler, say)
