@@ -14,6 +14,7 @@ from pathlib import Path
 
 CLAIMS = {
     "training_step": "Training step",
+    "fine_tuning": "Fine-tuning step",
     "inference": "The report's configurations",
     "data_loading": "Data",
     "evaluation": "Evaluation",

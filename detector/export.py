@@ -70,6 +70,7 @@ def export_onnx(predictor: Predictor, path: Path) -> None:
         "class_names": predictor.class_names,
         "image_size_px": [height, width],
         "thresholds": predictor.thresholds,
+        "started_from": predictor.weights,
     }
     for key, value in about.items():
         entry = model.metadata_props.add()

@@ -30,6 +30,9 @@ class Predictor:
         config = DetectorConfig.from_record(state["config"])
         self.device = torch.device(device or default_device())
         self.config, self.class_names = config, list(state["class_names"])
+        self.weights = state.get(
+            "weights"
+        )  # where training started: name, source, hash, size, licence; None: from nothing
         self.model = Detector(config, len(self.class_names)).to(self.device).eval()
         self.model.load_state_dict(evaluated_weights(state))
         self.mean = torch.tensor(state["channel_mean"], device=self.device)

@@ -28,6 +28,7 @@ from detector.model.postprocess import Detections
 from detector.model.pretrained import evaluated_weights, load_start
 from detector.optimizer import make_optimizer, set_learning_rate
 from detector.schedule import LearningRate
+from detector.weights import weights_of
 
 
 class DivergedError(RuntimeError):
@@ -96,6 +97,8 @@ class Trainer:
             torch.manual_seed(seed)
             model = Detector(reading, len(data.dataset.class_names))
             self.start = load_start(model, reading, data.dataset.class_names)
+        weights = weights_of(config)
+        self.weights = weights.to_dict() if weights else None  # where it starts: name, source, hash, size, licence
         if reading.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = model.to(self.device)
@@ -241,6 +244,7 @@ class Trainer:
             "seed": self.seed,
             "fingerprint": self.data.fingerprint,
             "class_names": self.data.dataset.class_names,
+            "weights": self.weights,
             "channel_mean": self.batches.mean.tolist(),
             "channel_std": self.batches.std.tolist(),
             "model": self.model.state_dict(),

@@ -216,7 +216,13 @@ def _dropped(plan: dict[str, Any]) -> str:
 
 
 def _provenance(plan: dict[str, Any]) -> dict[str, str]:
+    weights = [
+        f"{row['name']} ({row['trained_on']}) from {row['source']}, {row['bytes'] / 1e6:.0f} MB, sha256 {row['sha256'][:16]}, "
+        f"licence {row['licence']}"
+        for row in plan.get("weights", [])
+    ]
     return {
+        "weights": "; ".join(weights) or "random",
         "command": plan["command"],
         "commit": plan["commit"] or "unknown",
         "versions": ", ".join(f"{name} {version}" for name, version in plan["versions"].items()),

@@ -103,6 +103,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var
 h1 { font-size: 1.7rem; margin: .5rem 0; } h2 { margin-top: 2.4rem; border-bottom: 1px solid var(--line); } h3 { margin: 1.4rem 0 .4rem; }
 a { color: var(--accent); } :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .headline { font-size: 1.15rem; }
+.verdict { font-size: 1.3rem; font-weight: 600; margin: 0.6rem 0 0.2rem; }
+.more { margin: 0.1rem 0; color: var(--muted, inherit); }
 nav { position: sticky; top: 0; background: var(--back); padding: .4rem 0; z-index: 5; display: flex; gap: .3rem 1rem; overflow-x: auto; border-bottom: 1px solid var(--line); }
 nav a { white-space: nowrap; } section { scroll-margin-top: 3rem; }
 .numbers { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 1rem 0; } .numbers dt { font-size: .8rem; opacity: .75; } .numbers dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from detector.weights import Weights
 from results.ablation import ablation_rows, as_latex, caption
 from results.audit import Audit, audit_of, top_of
 from results.charts import learning_curves
@@ -93,6 +94,11 @@ def write_results(folder: Path, group_by: str | None = None) -> Results:
     return found
 
 
+def weights_lines(plan: dict[str, Any]) -> list[str]:
+    """Where the weights that a study's trials start from come from, a line each."""
+    return [f"{Weights(**row).describe()}, sha256 {row['sha256'] or 'not known'}" for row in plan.get("weights", [])]
+
+
 def write_best(path: Path, plan: dict[str, Any], state: StudyState, top: Row) -> None:
     """The top row of configs.csv as a config that `python -m detector.train --config` reads."""
     trial = state.trials[top["trial"]]
@@ -101,6 +107,7 @@ def write_best(path: Path, plan: dict[str, Any], state: StudyState, top: Row) ->
     heading = (
         f"# best of study {plan['name']}: trial {top['trial']}, {state.metric} {score:.4f} after {trial.last_epoch} epochs\n"
         f"# train it: python -m detector.train --config {path.name} --data DIR --out DIR\n"
+        + "".join(f"# starts from {line}\n" for line in weights_lines(plan))
     )
     path.write_text(heading + yaml.safe_dump(config, sort_keys=False))
 

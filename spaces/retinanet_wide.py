@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from spaces.distributions import Choice, Float, Integer, SpaceEntry, When
 from spaces.retinanet import FIELDS, SCRATCH_FIELDS
 from spaces.retinanet import SPACE as NARROW
 from spaces.space import FITTED, Profile, Space, Start
 
+SCRATCH_BOX_LOSS, SCRATCH_BOX_WEIGHT = (
+    cast(SpaceEntry, SCRATCH_FIELDS[name]) for name in ("box_loss", "box_loss_weight")
+)
 MORE: dict[str, SpaceEntry] = {
     # Optimization
     "optimizer": Choice("adamw", "sgd"),
@@ -29,6 +33,8 @@ MORE: dict[str, SpaceEntry] = {
     "head_depth": Integer(0, 2),
     "head_shared": Choice(True, False),
     # Loss
+    "box_loss": SCRATCH_BOX_LOSS,
+    "box_loss_weight": SCRATCH_BOX_WEIGHT,
     "focal_alpha": Float(0.2, 0.6),
     "prior_probability": Float(0.003, 0.05, log=True),
 }
@@ -42,7 +48,7 @@ def _lr(low: float, high: float) -> When:
 def _widened(profile: Profile, low: float, high: float, heads: tuple[int, ...], depth: Integer) -> Profile:
     sizes: dict[str, SpaceEntry] = {"head_channels": Choice(*heads), "head_depth": depth}
     none = profile.starts["none"]
-    scratch = {**SCRATCH_FIELDS, "focal_alpha": MORE["focal_alpha"], "lr": _lr(low, high)}
+    scratch = {**SCRATCH_FIELDS, "lr": _lr(low, high), "head_depth": depth}
     others = {
         name: Start(
             start.base,
