@@ -19,7 +19,7 @@ from results.rendering import add_table_options, print_views
 from results.resampling import class_difference_intervals, difference_interval
 from results.state import Trial
 from results.statistics import CONFIDENCE, POWER, detectable_by_interval, minimum_detectable, paired_difference
-from results.tables import Row, show
+from results.tables import Row, show, winner
 from results.view import View, interval, number
 
 LEAST_SHARED = 2  # seeds that both have, from which on they are paired
@@ -97,7 +97,8 @@ def _over_seeds(a: Evidence, b: Evidence, best: Mapping[str, Trial], told: list[
 
     scores = []
     for name, evidence in (("A", a), ("B", b)):
-        finals = [t for t in evidence.state.with_role("final") if t.config_hash == best[name].config_hash]
+        own = winner(evidence.state) or best[name]  # fresh seeds are of the study's length, whatever was trained longer
+        finals = [t for t in evidence.state.with_role("final") if t.config_hash == own.config_hash]
         found = {t.seed: t.ranked_score("mAP") for t in finals if t.outcome == "finished"}
         scores.append({seed: score for seed, score in found.items() if not math.isnan(score)})
     if min(map(len, scores)) < 2:

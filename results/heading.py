@@ -42,16 +42,15 @@ def longer_lines(told: Row) -> list[str]:
     lines = []
     for row in told.get("polish", []):
         gain = row["score"] - row["of_score"]
-        outcome = (
-            "that helped, and best.pt is that detector" if gain > 0 else "that did not help, and best.pt is the winner"
-        )
+        outcome = "that helped" if gain > 0 else "that did not help"
+        outcome += ", and best.pt is that detector" if row["delivered"] else ", and best.pt is the winner as it was"
         lines.append(
             f"polish: the winner trained {row['epochs']} epochs for {row['of_epochs']}: {told['metric']} {row['score']:.3f} "
             f"({gain:+.3f}) on the validation images; {outcome}"
         )
     for row in told.get("plain", []):
         lines.append(
-            f"plain training: the base alone for as long as all of this, {row['epochs']} epochs: {told['metric']} "
+            f"plain training: the base alone for as many worker-seconds, {row['epochs']} epochs: {told['metric']} "
             f"{row['score']:.3f} on the validation images{_on_test(row)}"
         )
     cost = told.get("cost")

@@ -28,7 +28,7 @@ from results.pages import (
     view_table,
 )
 from results.state import Trial
-from results.tables import MEASURED, Row, differences, measured_score, told_best
+from results.tables import MEASURED, Row, differences, measured_score, told_best, winner
 from results.view import View
 from results.views import compared_trials, views
 
@@ -88,7 +88,7 @@ def _headline_numbers(evidence: Evidence) -> dict[str, str]:
     finals = [
         score
         for trial in state.with_role("final")
-        if trial.config_hash == best.config_hash and trial.outcome in MEASURED
+        if trial.config_hash == (winner(state) or best).config_hash and trial.outcome in MEASURED
         and not math.isnan(score := measured_score(trial, state.metric))
     ]  # fmt: skip
     if finals:

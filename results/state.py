@@ -126,6 +126,9 @@ class StudyState:
         self.trials: dict[str, Trial] = {}
         self.arrivals: list[dict[str, float]] = [{} for _ in levels]  # scores by trial, in order of arrival
         self.promoted: list[set[str]] = [set() for _ in levels]
+        self.num_finalists = (
+            0  # trials besides the base that are trained to the top at least; 0: neither they nor the base
+        )
         self.finalists: set[str] = set()  # trials that go to the top whatever their rungs say
         self.proposals = 0
         self.session: dict[str, Any] = {}  # how the last session began, and what it extended; nothing before the first
@@ -141,6 +144,7 @@ class StudyState:
         state = cls(
             plan["metric"], plan["levels"], plan.get("prune_on", "last"), plan.get("rank_on", "best")
         )  # older plans have neither
+        state.num_finalists = plan.get("finalists", 0)
         for record in records:
             state.apply(record)
         return state

@@ -14,6 +14,7 @@ from results.state import STATES, StudyState, Trial
 
 Row = dict[str, Any]
 ROLES = ("search", "ablation", "final", "polish", "plain", "audit")
+LONGER = ("polish", "plain")  # roles with a length of their own
 MEASURED = ("finished", "diverged")  # outcomes of a fresh seed that tell something of its configuration
 
 
@@ -45,7 +46,7 @@ def leaderboard(state: StudyState) -> list[Row]:
         row: Row = {
             "trial": trial.id, "number": trial.number, "config": trial.config_hash, "role": trial.role,
             "state": state.final_state(trial), "seed": trial.seed,
-            "rung": state.levels[trial.rung] if trial.rung >= 0 else 0, "epochs": trial.last_epoch,
+            "rung": rung_of(state, trial), "epochs": trial.last_epoch,
             "best_epoch": best or 0,
         }  # fmt: skip
         if trial.step:
@@ -59,6 +60,12 @@ def leaderboard(state: StudyState) -> list[Row]:
         row["seconds"] = trial.seconds
         rows.append({**row, **{name: trial.config.get(name) for name in fields}})
     return rows
+
+
+def rung_of(state: StudyState, trial: Trial) -> int:
+    """The budget that a trial has reached; 0 below the first rung."""
+    levels = state.levels if trial.role not in LONGER else trial.levels
+    return levels[trial.rung] if trial.rung >= 0 else 0
 
 
 def measured_score(trial: Trial, metric: str) -> float:
@@ -78,9 +85,13 @@ def configurations(state: StudyState) -> list[Row]:
         row = _polish_row(state, polish)
         below = [n for n, other in enumerate(rows) if other["config"] == state.trials[polish.of].config_hash]
         if below and not math.isnan(row[f"{state.metric}_mean"]):
-            better = not row[f"{state.metric}_mean"] <= rows[below[0]][f"{state.metric}_mean"]
-            rows.insert(below[0] + (not better), row)
+            rows.insert(below[0] + (not helped(state, polish)), row)
     return rows
+
+
+def helped(state: StudyState, polish: Trial) -> bool:
+    """Whether a longer training scored more than the same configuration and seed at the study's length."""
+    return polish.ranked_score(state.metric) > state.trials[polish.of].ranked_score(state.metric)
 
 
 def _polish_row(state: StudyState, trial: Trial) -> Row:
@@ -138,6 +149,15 @@ def winner(state: StudyState) -> Trial | None:
     return searched[0] if searched else state.trials[rows[0]["trial"]]
 
 
+def base_of(state: StudyState) -> Trial | None:
+    """The space's base: trial 1, or where a study was made longer its training on the longer schedule."""
+    base = next(iter(state.with_role("search")), None)
+    for trial in state.with_role("search"):
+        if base is not None and trial.of == base.id and trial.last_epoch:
+            base = trial
+    return base
+
+
 def delivered(state: StudyState) -> Trial | None:
     """The trial whose weights are the study's best.pt: the winner, or its longer training where that scored more."""
     best = winner(state)
@@ -192,7 +212,7 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
     searched = [trial for trial in state.trials.values() if trial.role == "search"]
     ablated = [trial for trial in state.trials.values() if trial.role == "ablation"]
     share = train_share(state.records)
-    tests = {r["which"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
+    tests = _tests(state)
     return {
         "study": plan["name"],
         "metric": state.metric,
@@ -213,6 +233,20 @@ def summary(plan: dict[str, Any], state: StudyState) -> Row:
     }
 
 
+def _tests(state: StudyState) -> dict[str, dict[str, float]]:
+    """Held-out scores by what was scored: means over the fresh seeds where base and best were trained on several."""
+    rows: dict[str, list[tuple[bool, dict[str, float]]]] = {}
+    for record in state.records:
+        if record["event"] == "test_scored":
+            fresh = state.trials[record["trial"]].role == "final"
+            rows.setdefault(record["which"], []).append((fresh, record["metrics"]))
+    found = {}
+    for which, scored in rows.items():
+        counted = [metrics for fresh, metrics in scored if fresh] or [scored[-1][1]]
+        found[which] = {name: statistics.fmean(m[name] for m in counted) for name in counted[0]}
+    return found
+
+
 def _longer_rows(state: StudyState) -> dict[str, list[Row]]:
     """What was trained longer, by role: its length and score beside those of the trial that it repeats."""
     tests = {r["trial"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
@@ -223,14 +257,15 @@ def _longer_rows(state: StudyState) -> dict[str, list[Row]]:
             if not math.isnan(score):
                 row = {"trial": trial.id, "epochs": trial.last_epoch, "score": score, "of": source.id,
                        "of_epochs": source.last_epoch, "of_score": source.ranked_score(state.metric),
-                       "test": tests.get(trial.id, {}).get(state.metric), "seconds": round(trial.seconds, 1)}  # fmt: skip
+                       "test": tests.get(trial.id, {}).get(state.metric), "seconds": round(trial.seconds, 1),
+                       "delivered": trial is delivered(state)}  # fmt: skip
                 found.setdefault(role, []).append(row)
     return found
 
 
 def _cost(state: StudyState) -> Row:
-    """What all of a study took but the training that it is compared with (role plain)."""
-    trained = [record for t in state.trials.values() if t.role != "plain" for record in t.epochs.values()]
+    """What a study took to find its winner: without the training that it is compared with, and without audits."""
+    trained = [r for t in state.trials.values() if t.role not in ("plain", "audit") for r in t.epochs.values()]
     own = [record for record in trained if not record.get("taken_over")]
     return {
         "epochs": len(own),

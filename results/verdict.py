@@ -9,7 +9,7 @@ from typing import Any
 
 from results.state import StudyState, Trial
 from results.statistics import paired_difference
-from results.tables import MEASURED, measured_score, winner
+from results.tables import MEASURED, base_of, measured_score, winner
 
 BETTER, NOT_ESTABLISHED, WORSE, BASE_IS_BEST = "better", "not established", "worse", "base is best"
 
@@ -75,8 +75,7 @@ SPLITS = {"test": "the held-out split", "val": "the validation images, which als
 
 def verdict_of(state: StudyState) -> Verdict | None:
     """The verdict of a search; None before its base and another trial, or the base alone, have scored."""
-    base = next(iter(state.with_role("search")), None)
-    best = winner(state)
+    base, best = base_of(state), winner(state)
     if base is None or best is None or best.role != "search" or best.ranked_epoch(state.metric) is None:
         return None
     if best.config_hash == base.config_hash:
@@ -88,6 +87,8 @@ def verdict_of(state: StudyState) -> Verdict | None:
     split = _split(state, [trial for pair in pairs.values() for trial in pair])
     scores = {seed: (_score(state, a, split), _score(state, b, split)) for seed, (a, b) in pairs.items()}
     difference = statistics.fmean(a - b for a, b in scores.values())
+    if math.isnan(difference):
+        return Verdict(None, None, None, 0, split, NOT_ESTABLISHED, state.metric, base.last_epoch, fresh)
     paired = paired_difference({s: a for s, (a, _) in scores.items()}, {s: b for s, (_, b) in scores.items()})
     if paired is None or math.isnan(paired.low):
         low = high = None
@@ -100,7 +101,7 @@ def verdict_of(state: StudyState) -> Verdict | None:
 
 def compared_trials(state: StudyState) -> list[Trial]:
     """The trials whose scores the verdict compares: what is to be scored on a held-out split."""
-    base, best = next(iter(state.with_role("search")), None), winner(state)
+    base, best = base_of(state), winner(state)
     if base is None or best is None or best.role != "search":
         return []
     if best.config_hash == base.config_hash:
@@ -112,11 +113,16 @@ def compared_trials(state: StudyState) -> list[Trial]:
 def _pairs(state: StudyState, best: Trial, base: Trial) -> tuple[dict[int, tuple[Trial, Trial]], bool]:
     """({seed: (winner, base)} trained to the same length, whether on fresh seeds): the seed that chose only without fresh ones."""
     of_best, of_base = _seeds(state, best), _seeds(state, base)
-    common = sorted(set(of_best) & set(of_base))
+    common = sorted(seed for seed in set(of_best) & set(of_base) if _alike(of_best[seed], of_base[seed]))
     if common:
         return {seed: (of_best[seed], of_base[seed]) for seed in common}, True
-    alike = best.outcome == base.outcome == "finished" and best.levels == base.levels
+    alike = best.outcome == base.outcome == "finished" and _alike(best, base)
     return ({base.seed: (best, base)} if alike else {}), False
+
+
+def _alike(a: Trial, b: Trial) -> bool:
+    """Whether two trials were trained to the same length: of a budget in seconds each has its own epochs for it."""
+    return a.levels[-1] == b.levels[-1] or None not in (a.seconds_per_epoch, b.seconds_per_epoch)
 
 
 def _seeds(state: StudyState, trial: Trial) -> dict[int, Trial]:
@@ -134,7 +140,8 @@ def _split(state: StudyState, trials: list[Trial]) -> str:
     """test where each of these trials was scored on it (one that diverged needs no score), else val."""
     scored = held_out_scores(state)
     alive = [trial for trial in trials if trial.outcome != "diverged"]
-    return "test" if alive and all(state.metric in scored.get(trial.id, {}) for trial in alive) else "val"
+    # -1 is COCO's "nothing of that kind" on these images.
+    return "test" if alive and all(scored.get(trial.id, {}).get(state.metric, -1.0) >= 0 for trial in alive) else "val"
 
 
 def _score(state: StudyState, trial: Trial, split: str) -> float:

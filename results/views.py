@@ -111,7 +111,8 @@ def _fresh_scores(state: StudyState) -> dict[str, dict[int, float]]:
 
 def _mark_not_told_apart(rows: list[Row], fresh: dict[str, dict[int, float]]) -> None:
     """Marks the rows whose difference from the first, over fresh seeds, could be chance."""
-    if not rows or rows[0]["config"] not in fresh:
+    rows = [row for row in rows if row["config"] in fresh]
+    if not rows:
         return
     first = rows[0]["config"]
     found = {d.step: d for d in differences(fresh, [(r["config"], first) for r in rows[1:] if r["config"] in fresh])}

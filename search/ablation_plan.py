@@ -24,7 +24,8 @@ def settle_chain(options: Options, given: Given) -> dict[str, Any]:
             raise ConfigError("there are no more training images; name them with --extended-annotations FILE")
         check_weights(config, given.dataset.class_names)
 
-    steps, left_out = resolve_chain(chain, space.base, parse_set_fields(options.set_fields), can_be_built)
+    fixed = parse_set_fields(options.set_fields) | ({"pretrained": options.pretrained} if options.pretrained else {})
+    steps, left_out = resolve_chain(chain, space.base, fixed, can_be_built)
     for step in steps:
         given.check(space.config(step.values))
     space.notes += left_out

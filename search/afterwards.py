@@ -8,9 +8,12 @@ from __future__ import annotations
 import random
 
 from results.state import StudyState, Trial
-from results.tables import ranking_key, winner
+from results.tables import base_of, ranking_key, winner
 
 DEFAULT_TOP = 3
+ENOUGH = (
+    0.9  # of the epochs that plain training should have: a study that was extended a little trains it no second time
+)
 DEFAULT_FINALISTS = 2  # trained to the top beside the base
 
 
@@ -28,7 +31,8 @@ def missing_finalist(state: StudyState, number: int) -> Trial | None:
         return base
     if any(t.leg_target is not None and t.id not in state.finalists for t in searched):
         return None
-    there = [t for t in searched if t is not base and (t.id in state.finalists or t.outcome == "finished")]
+    going = [t for t in searched if t.id in state.finalists and t.outcome in ("", "finished") and not t.withdrawn]
+    there = [t for t in searched if t is not base and (t in going or t.outcome == "finished")]
     best = [t for t in best_of_search(state, len(searched)) if t in paused and t is not base]
     going_on = [t for t in best if t.id in state.finalists]  # promoted before, and now at the rung in between
     if going_on:
@@ -43,7 +47,8 @@ def missing_final(state: StudyState, seeds: int, top: int, study_seed: int) -> t
     """
     done = {(trial.config_hash, trial.seed) for trial in state.with_role("final")}
     for seed in range(study_seed + 1, study_seed + 1 + seeds):
-        for trial in (*best_of_search(state, top), *state.with_role("search")[:1]):
+        base = base_of(state)
+        for trial in (*best_of_search(state, top), *([base] if base is not None else [])):
             if (trial.config_hash, seed) not in done:
                 return trial, seed
     return None
@@ -66,13 +71,15 @@ def missing_polish(state: StudyState, epochs: int) -> Trial | None:
 
 def missing_plain(state: StudyState) -> tuple[Trial, int] | None:
     """(the base, the epochs in which it takes as many worker-seconds as the whole study), where that was not trained yet."""
-    searched = state.with_role("search")
-    if not searched or not searched[0].epochs or state.with_role("plain"):
+    base = base_of(state)
+    if base is None or not base.epochs:
         return None
-    base = searched[0]
-    seconds = sum(worker_seconds(record) for trial in state.trials.values() for record in trial.epochs.values())
-    own = [worker_seconds(record) for record in base.epochs.values()]
-    return base, max(base.levels[-1], round(seconds / (sum(own) / len(own))))
+    counted = [trial for trial in state.trials.values() if trial.role not in ("plain", "audit")]
+    seconds = sum(worker_seconds(record) for trial in counted for record in trial.epochs.values())
+    own = [worker_seconds({**record, "taken_over": False}) for record in base.epochs.values()]
+    epochs = max(base.levels[-1], round(seconds / (sum(own) / len(own))))
+    longest = max((trial.levels[-1] for trial in state.with_role("plain")), default=0)
+    return None if longest >= ENOUGH * epochs else (base, epochs)
 
 
 def worker_seconds(record: dict[str, object]) -> float:

@@ -78,9 +78,12 @@ def _disk(study: Study) -> str:
     """The checkpoints' worst case, and what is free."""
     plan, keep = study.plan, study.plan.get("keep", "all")
     restarts = plan["top"] if study.extend_to else 0
-    trials = plan["trials"] + trials_after(plan) + restarts
+    trials = plan["trials"] + trials_after(plan) + restarts + bool(plan.get("polish")) + bool(plan.get("audit_base"))
     constant = "constant" in schedules_of(study)
-    most = worst_case_bytes(study.checkpoint_bytes, trials, study.resources.slots, keep, constant)
+    beside = (
+        plan.get("finalists", 0) + 2 if plan.get("finalists", 0) else 0
+    )  # the base and the winner's longer training too
+    most = worst_case_bytes(study.checkpoint_bytes, trials, study.resources.slots, keep, constant, beside)
     free = free_disk_bytes(study.folder)
     warning = "; this may not fit: --keep best needs the least" if most > free else ""
     whose = ", by the size of our own detector's" if plan.get("trainer") else ""
@@ -195,7 +198,7 @@ def print_forecast(study: Study, scheduler: Scheduler, say: Any) -> None:
     training = forecast.seconds + after * each / slots + polish * each / (LONE_SPEEDUP if slots > 1 else 1)
     after += polish
     if plan.get("audit_base"):
-        training *= 2
+        training += training * slots / (LONE_SPEEDUP if slots > 1 else 1)  # it runs alone
         after = 2 * after + int(forecast.epochs)
     total = SECONDS_TO_START + training + SECONDS_TO_REPORT
     say(f"  probed  {min(seconds):.1f} .. {max(seconds):.1f} s per epoch, {slots} at a time")

@@ -6,6 +6,7 @@ import contextlib
 import math
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -29,7 +30,7 @@ from search.progress import describe_values
 from search.rungs import Scheduler
 from search.storage.copies import best_weights
 from search.storage.data import source_here
-from search.storage.store import StorageError, above
+from search.storage.store import StorageError, above, get_files
 
 SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
 BEST_NAME = "best.pt"  # of a study: the weights of its best detector
@@ -41,11 +42,23 @@ def leave_best(study: Study, state: StudyState) -> None:
     Raises: OSError, as of a full disk.
     """
     best = delivered(state)
-    for trial in (best.id, best.of) if best is not None else ():
-        source = study.folder / best_weights(trial)
-        if trial and source.is_file():
-            write_atomically(study.folder / BEST_NAME, source.read_bytes())
-            return
+    place = study.folder / BEST_NAME
+    if best is not None:
+        own = [
+            best.id,
+            *([best.of] if best.role == "search" and best.of else []),
+        ]  # it may go on from another's best epoch
+        if study.link:
+            get_files(study.store, [best_weights(trial) for trial in own], study.folder)
+        sources = [study.folder / best_weights(trial) for trial in own]
+        sources += [Path(best.reused) / "best.pt"] if best.reused else []
+        for source in sources:
+            if source.is_file():
+                write_atomically(place, source.read_bytes())
+                if study.link:
+                    study.store.put(BEST_NAME, source.read_bytes())
+                return
+    place.unlink(missing_ok=True)  # that of another winner
 
 
 def explain_pruned(engine: Engine, scheduler: Scheduler) -> None:

@@ -9,29 +9,47 @@ from collections.abc import Callable
 from typing import Any
 
 from results.state import ON_RUNGS, StudyState, Trial
-from results.tables import ranking_key
+from results.tables import delivered, ranking_key
 from search.leg import BEFORE_DECAY, BEST, CHECKPOINT, DETECTIONS
 from search.rungs import Rung, StoppingAsha
 from search.storage.store import Store
 
 TRAINING = (CHECKPOINT, "checkpoint.previous.pt")  # what going on needs
+MOST_SHOWN = 3  # of the search's best, whose results stay whatever the rule
 RESULTS = (BEST, DETECTIONS)  # what showing and testing need
 
 
 def droppable(state: StudyState, keep: str, num_trials: int, eta: int, scheduler: str) -> list[Trial]:
     """The trials that do not train and whose checkpoints the rule `keep` does not cover.
 
-    `promotable` covers a paused trial whose place may still be among the top 1/eta once all `num_trials` have come.
+    `promotable` covers a paused trial whose place may still be among the top 1/eta once all `num_trials` have come. Every rule
+    covers the trials that may go to the top as finalists, and the one whose weights are the study's.
     """
     rule, _, number = keep.partition(":")
     idle = [t for t in state.trials.values() if t.leg_target is None and t.epochs and not t.checkpoint_dropped]
     if rule == "all":
         return []
     if rule == "promotable":
-        return [trial for trial in idle if not may_go_on(state, trial, num_trials, eta, scheduler)]
+        going_on = {t.id for t in idle if may_go_on(state, t, num_trials, eta, scheduler)} | possible_finalists(state)
+        return [trial for trial in idle if trial.id not in going_on]
     kept = 1 if rule == "best" else int(number)
     ranked = sorted(state.with_role("search") or idle, key=lambda trial: ranking_key(trial, state.metric))[:kept]
-    return [trial for trial in idle if trial not in ranked]
+    covered = {trial.id for trial in ranked} | possible_finalists(state)
+    best = delivered(state)
+    covered |= {best.id} if best is not None and best.role == "polish" else set()
+    return [trial for trial in idle if trial.id not in covered]
+
+
+def possible_finalists(state: StudyState) -> set[str]:
+    """The paused trials that the end of the search may send to the top: the base, and the best of the others."""
+    paused = [trial for trial in state.with_role("search") if trial.is_paused]
+    if not state.num_finalists or not paused:
+        return set()
+    base = state.with_role("search")[0]
+    others = sorted((t for t in paused if t is not base), key=lambda trial: ranking_key(trial, state.metric))
+    there = sum(t.outcome == "finished" and t is not base for t in state.with_role("search"))
+    due = [t for t in others if t.id in state.finalists] or others[: max(0, state.num_finalists - there)]
+    return {trial.id for trial in (*due, *([base] if base.is_paused else []))}
 
 
 def may_go_on(state: StudyState, trial: Trial, num_trials: int, eta: int, scheduler: str) -> bool:
@@ -54,11 +72,16 @@ def apply_keep(
     base = next(iter(state.trials), "")
     trials = droppable(state, keep, num_trials, eta, scheduler)
     freed = 0
+    # Fresh seeds may choose any of the best, and what was trained beside the rungs is scored at the end.
+    best = {
+        trial.id for trial in sorted(state.with_role("search"), key=lambda t: ranking_key(t, state.metric))[:MOST_SHOWN]
+    }
     for trial in trials:
         # First the journal: a trial whose files outlive the record trains from the start, the reverse would not know.
         everything = keep != "promotable"
         record("checkpoint_dropped", trial=trial.id, **({"before_decay": True} if everything else {}))
-        freed += _drop(store, f"trials/{trial.id}/", with_more=everything, with_results=trial.id != base)
+        shown = trial.id == base or trial.id in best or trial.role not in ON_RUNGS
+        freed += _drop(store, f"trials/{trial.id}/", with_more=everything, with_results=not shown)
     return len(trials), freed
 
 
@@ -75,11 +98,13 @@ def _drop(store: Store, trial: str, with_more: bool, with_results: bool) -> int:
     return sum(sizes.values())
 
 
-def worst_case_bytes(checkpoint_bytes: int, trials: int, slots: int, keep: str, before_decay: bool = False) -> int:
+def worst_case_bytes(
+    checkpoint_bytes: int, trials: int, slots: int, keep: str, before_decay: bool = False, beside: int = 0
+) -> int:
     """What the checkpoints of a study take at most: newest, the one before it and the best weights of each trial kept.
 
-    `before_decay`: and one more, of a constant schedule, that a longer study goes on from.
+    `beside`: trials that every rule keeps. `before_decay`: and one more, of a constant schedule, that a longer study goes on from.
     """
     rule, _, number = keep.partition(":")
     kept = {"all": trials, "promotable": trials, "best": 1, "top": int(number or 1)}[rule]
-    return (3 + before_decay) * checkpoint_bytes * min(trials, kept + slots)
+    return (3 + before_decay) * checkpoint_bytes * min(trials, kept + slots + beside)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from detector.config import ConfigError, DetectorConfig
 from detector.identity import distinct_id
 from results.state import ON_RUNGS, StudyState, Trial
+from results.tables import LONGER, base_of
 from search.afterwards import (
     DEFAULT_TOP,
     best_of_search,
@@ -204,7 +205,7 @@ class Engine:
 
     def _start(self, trial: Trial, alone: bool, micro_batch: int | None, resources: dict[str, Any]) -> Leg:
         assert trial.leg_target is not None, trial
-        probe = bool(self.seconds_levels) and trial.seconds_per_epoch is None
+        probe = bool(self.seconds_levels) and trial.seconds_per_epoch is None and trial.role not in LONGER
         config = self.space.base.with_values(trial.trained_fields)
         start_from, longer = self._start_from(trial)
         leg = Leg(
@@ -266,6 +267,9 @@ class Engine:
         """Makes the study longer: one more rung on top, for which the best finished trials start again or go on."""
         finished = [t for t in best_of_search(self.state, len(self.by_config)) if t.outcome == "finished"]
         restart = [trial.id for trial in finished[: self.limits.top]]
+        base = base_of(self.state)
+        if self.limits.finalists and base is not None and base.outcome == "finished" and base.id not in restart:
+            restart.append(base.id)  # what the winner is compared with, to the same length
         self.record("levels_extended", levels=[*self.state.levels, epochs], restart=restart)
         self.scheduler.levels = list(self.state.levels)
 
@@ -369,7 +373,17 @@ class Engine:
         if final is not None:
             trial, seed = final
             return self._repeat(trial, "final", seed, trial.levels[-1])
-        return self._polish() or self._plain() or self._audit()
+        longer = self._polish() or self._plain()
+        if longer is not None or self._longer_is_due():
+            return longer
+        return self._audit()
+
+    def _longer_is_due(self) -> bool:
+        """Whether a longer training waits for what runs now: audits come after it."""
+        if any(self.state.trials[trial].role in LONGER for trial in self.running):
+            return True
+        polish = self.limits.polish and missing_polish(self.state, self.limits.polish) is not None
+        return bool(self.running) and bool(polish or (self.limits.audit_base and missing_plain(self.state) is not None))
 
     def _audit(self) -> Trial | None:
         audited = missing_audit(self.state, self.limits.audit, self.seed) if self.limits.audit else None

@@ -11,12 +11,13 @@ from search.worker import answer
 
 
 def score(job: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The 12 COCO numbers, and each class's AP as class:NAME, on the test split; by trial."""
-    return {trial: score_trial(job, trial, or_from) for trial, or_from in job["trials"]}
+    """The 12 COCO numbers, and each class's AP as class:NAME, on the test split; by trial, of those whose weights are there."""
+    found = {trial: score_trial(job, trial, or_from) for trial, or_from in job["trials"]}
+    return {trial: metrics for trial, metrics in found.items() if metrics is not None}
 
 
-def score_trial(job: dict[str, Any], trial: str, or_from: str) -> dict[str, float]:
-    """One trial's numbers; `or_from`: folder of the trial that may have trained its best epoch."""
+def score_trial(job: dict[str, Any], trial: str, or_from: str) -> dict[str, float] | None:
+    """One trial's numbers, None without its weights; `or_from`: folder of the trial that may have trained its best epoch."""
     from detector.checkpoint import load_checkpoint
     from detector.config import DetectorConfig
     from detector.data.batches import load_training_data
@@ -28,7 +29,7 @@ def score_trial(job: dict[str, Any], trial: str, or_from: str) -> dict[str, floa
     if state is None and or_from:
         state = load_checkpoint(folder / or_from / BEST)
     if state is None:
-        raise SystemExit(f"trial {trial} has no {BEST}")
+        return None
     config = DetectorConfig.from_record(state["config"])
     source = DataSource.from_dict(source_here(job["source"]))
     data = load_training_data(source, config.image_size_px, job["skip_bad"], config.train_split)

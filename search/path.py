@@ -38,7 +38,7 @@ MOST_NAMED = 3  # fields in a step's name
 # What the study that found the configurations settles; asking for other data or another space would compare nothing.
 SETTLED_THERE = (
     "space", "from_step", "data", "train_annotations", "train_images", "val_annotations", "val_images", "extended_annotations", "trainer",
-    "imagenet_weights",
+    "imagenet_weights", "pretrained",
 )  # fmt: skip
 
 

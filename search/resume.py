@@ -9,12 +9,13 @@ from typing import Any
 from detector.config import DetectorConfig
 from detector.data.coco import load_dataset
 from detector.data.dataset import DataSource, DetectionDataset
+from detector.identity import weights_path
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError, read_journal, read_plan
 from search.dataset import config_check, describe_dataset
 from search.journal import Journal
 from search.kept_images import keep_images
 from search.options import Options, StudyError, check_choices, parse_set_fields
-from search.plan import Study, resources_of
+from search.plan import DEFAULT_POLISH, Study, resources_of
 from search.storage.copies import COPY_OF, bring_home, may_hold, original_of, studies_in, study_store
 from search.storage.data import source_here
 from search.storage.store import above, below, is_link, last_name, open_store
@@ -40,6 +41,8 @@ EXTENDS = (
     "memory_per_trial",
     "cache",
     "cache_limit",
+    "polish",
+    "audit_base",
 )  # stand in the journal then
 EDITED = ("fields", "constraints")  # of the space, by --space-edit
 MAY_CHANGE = (*EXTENDS, "runs_dir", "storage", "name", "resume", "seeds", "cpus_per_trial", "gpus_per_trial", "concurrent", "accelerator_type", "test", "dry_run",
@@ -53,7 +56,9 @@ OWN_STUDY = "it is part of how every trial came about"
 WHY_FIXED = {
     **dict.fromkeys(("data", *SPLIT_OPTIONS, "skip_bad"), OTHER_DATA),
     **dict.fromkeys(("metric", "objective", "prune_on", "scheduler", "eta", "grace"), OTHER_RUNGS),
-    **dict.fromkeys(("set_fields", "trainer", "imagenet_weights", "profile", "budget_unit"), OTHER_TRAINING),
+    **dict.fromkeys(
+        ("set_fields", "pretrained", "trainer", "imagenet_weights", "profile", "budget_unit"), OTHER_TRAINING
+    ),
     "rank_on": "the weights and detections that were kept are those of the epochs that it ranks",
     "official_eval": "scores of two evaluators in one table do not compare to the last digit",
     "start_from": "a known config is tried right after the base, which is over",
@@ -76,6 +81,7 @@ def resume_plan(options: Options, say: Any) -> Study:
     records = read_journal(folder / JOURNAL_NAME) if (folder / JOURNAL_NAME).is_file() else []
     plan = _extended({**plan, **_last_session(records)}, options)
     levels, extend_to = _levels(plan, records, options.epochs)
+    plan["polish"] = _polish(plan, options, extend_to, levels)
     source = source_here(plan["source"])
     space = ResolvedSpace.from_dict(plan["space"])
     dataset = load_dataset(DataSource.from_dict(source), plan["skip_bad"], space.base.train_split)
@@ -96,6 +102,16 @@ def resume_plan(options: Options, say: Any) -> Study:
     resources = resources_of(options, plan["trials"], plan["profile"] == "gpu")
     return Study(folder, plan, space, resources, True, levels, config_check(dataset), extend_to=extend_to, link=link,
                  images_words=images.words)  # fmt: skip
+
+
+def _polish(plan: dict[str, Any], options: Options, extend_to: int | None, levels: list[int]) -> int:
+    """Epochs of the winner's longer training: as asked, or as planned, and longer where the study is made longer."""
+    had = int(plan.get("polish", 0))
+    if options.polish is None and not (had and extend_to):
+        return had
+    factor = max(plan["space"]["budget"].get("polish", 1.0), DEFAULT_POLISH if options.polish else 1.0)
+    possible = not plan.get("trainer") and plan.get("budget_unit", "epochs") == "epochs" and options.polish is not False
+    return round(factor * (extend_to or levels[-1])) if possible else 0
 
 
 def _own_study(options: Options) -> Path:
@@ -131,7 +147,9 @@ def _refuse_other(folder: Path, plan: dict[str, Any], options: Options) -> None:
 
 def _extended(plan: dict[str, Any], options: Options) -> dict[str, Any]:
     """The plan with what a user adds to it."""
-    asked = {name: getattr(options, name) for name in EXTENDS if getattr(options, name) not in (None, [])}
+    asked = {
+        name: value for name in EXTENDS if (value := getattr(options, name)) not in (None, []) and value is not False
+    }
     if "reuse" in asked:
         asked["reuse"] = [*plan.get("reuse", []), *(str(Path(run).resolve()) for run in asked["reuse"])]
     if options.seeds:
@@ -205,8 +223,11 @@ def _says_what_the_plan_says(options: Options, name: str, plan: dict[str, Any]) 
         return bool(plan["source"].get("link") == asked)
     if name == "data":
         return bool(str(Path(asked).resolve() / "train.json") == plan["source"]["train"][0])
+    if name == "pretrained":
+        own = DetectorConfig.from_record(plan["space"]["base"]).pretrained
+        return weights_path(own) in (asked, str(Path(asked).resolve()))
     if name == "set_fields":
-        base = plan["space"]["base"]
+        base = DetectorConfig.from_record(plan["space"]["base"]).to_dict()
         return all(
             DetectorConfig.from_dict(base).with_values({k: v}).to_dict() == base
             for k, v in parse_set_fields(asked).items()

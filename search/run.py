@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="say why, where base and best cannot be scored on the held-out split (default: scored where there is one)",
     )
     command_line.add_machine_options(parser)
-    command_line.add_study_options(parser, "--trials and --max-hours")
+    command_line.add_study_options(parser, "--trials, --max-hours, --seeds-final, --polish and --audit-base")
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from results.state import StudyState, Trial
-from results.tables import delivered, winner
+from results.tables import LONGER, base_of, delivered, winner
 from results.verdict import compared_trials, held_out_scores
 from search.engine import Engine
 from search.plan import Study
@@ -51,7 +51,9 @@ def score_held_out(study: Study, engine: Engine, reason: str, asked: bool, say: 
     except WorkerError as error:
         say(f"    test  scoring the held-out split failed: {error}")
         return
-    for trial in trials:
+    for trial in [trial for trial in trials if trial.id not in scored]:
+        say(f"    test  trial {trial.number} ({trial.id}) has no weights any more (--keep); it is not scored")
+    for trial in [trial for trial in trials if trial.id in scored]:
         metrics, which = scored[trial.id], name_of(state, trial)
         engine.record("test_scored", trial=trial.id, which=which, metrics=metrics)
         say(f"    test  {which} (trial {trial.number}): mAP {metrics['mAP']:.3f}, AP50 {metrics['AP50']:.3f}")
@@ -76,16 +78,16 @@ def _extends(trial: Trial) -> bool:
 def to_score(state: StudyState) -> list[Trial]:
     """The trials whose held-out scores say something: the verdict's, the best at full length, and what was trained longer."""
     best = delivered(state)
-    longer = [t for role in ("polish", "plain") for t in state.with_role(role) if t.outcome == "finished"]
+    longer = [t for role in LONGER for t in state.with_role(role) if t.outcome == "finished"]
     found = [*compared_trials(state), *longer, *([best] if best is not None else [])]
     return [t for t in {t.id: t for t in found}.values() if t.epochs and t.outcome != "diverged"]
 
 
 def name_of(state: StudyState, trial: Trial) -> str:
     """What a scored trial is: base, best, or the role in which it was trained longer."""
-    if trial.role in ("polish", "plain"):
+    if trial.role in LONGER:
         return trial.role
-    base, best = next(iter(state.with_role("search")), None), winner(state)
+    base, best = base_of(state), winner(state)
     if (
         best is not None
         and trial.config_hash == best.config_hash

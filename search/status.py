@@ -17,7 +17,7 @@ from typing import Any
 from detector.commands import command
 from results.records import JournalError
 from results.state import StudyState, Trial
-from results.tables import differences, ranking_key
+from results.tables import differences, ranking_key, rung_of
 from search.forecast import simulate
 from search.options import StudyError
 from search.progress import describe_values, seconds_to_go
@@ -74,7 +74,7 @@ def _best(state: StudyState, best: Trial | None) -> dict[str, Any] | None:
 def _row(state: StudyState, trial: Trial) -> dict[str, Any]:
     return {
         "trial": trial.id, "number": trial.number, "role": trial.role, "state": state_now(state, trial), "seed": trial.seed,
-        "rung": state.levels[trial.rung] if trial.rung >= 0 else 0, "epoch": trial.last_epoch, "to_epoch": trial.leg_target,
+        "rung": rung_of(state, trial), "epoch": trial.last_epoch, "to_epoch": trial.leg_target,
         state.metric: _number(trial.score(state.metric, trial.last_epoch)) if trial.epochs else None,
         "best": _number(trial.ranked_score(state.metric)), "differs": describe_values(differences(state, trial), 4) or trial.step or "base",
     }  # fmt: skip
@@ -85,7 +85,10 @@ def _to_go(plan: dict[str, Any], state: StudyState) -> float | None:
     if not last:
         return None
     scheduler = make_scheduler(plan["scheduler"], state.levels, plan["eta"])
-    expected = simulate(scheduler, last.get("trials", plan["trials"]), last["slots"], [1.0]).epochs
+    trials, finalists = last.get("trials", plan["trials"]), plan.get("finalists", 0)
+    expected = simulate(scheduler, trials, last["slots"], [1.0], finalists).epochs + last.get(
+        "polish", plan.get("polish", 0)
+    )
     seconds = seconds_to_go(state, expected, last["slots"])
     return None if math.isnan(seconds) else round(seconds, 1)
 

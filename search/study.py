@@ -196,7 +196,8 @@ def _search(
             profile_steps(study, engine, say)
         reason = closing.reason_of_end(engine, interrupted)
         closing.explain_pruned(engine, scheduler)
-        score_held_out(study, engine, reason, options.test, say)
+        if not study.steps:
+            score_held_out(study, engine, reason, options.test, say)
         engine.record("study_ended", reason=reason)
     except Exception as error:
         cause = journal.failure or _root_of(error)
@@ -321,7 +322,8 @@ def _run_legs(
     events.catch_up(engine.state, everything=bool(study.link))
     written = len(engine.state.records)
     try:
-        with Progress(engine.state, expected.epochs, study.resources.slots, console) as progress:
+        expected_epochs = expected.epochs + study.plan.get("polish", 0)
+        with Progress(engine.state, expected_epochs, study.resources.slots, console) as progress:
 
             def on_change() -> None:
                 nonlocal written

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from results.state import StudyState
+from results.tables import delivered
 from search.clean import main
 from search.disk import apply_keep, droppable, may_go_on, worst_case_bytes
 from search.engine import Engine, Limits
@@ -44,6 +45,24 @@ def test_promotable_keeps_whoever_is_promoted_later(tmp_path: Path, scheduler: s
     assert not gone & promoted
     if scheduler != "none":
         assert droppable(engine.state, "promotable", 15, 3, scheduler), "in the end most may go"
+
+
+@pytest.mark.parametrize("keep", ["promotable", "best", "top:1"])
+def test_every_rule_keeps_who_goes_to_the_top_at_the_end_and_the_winners_longer_training(
+    tmp_path: Path, keep: str
+) -> None:
+    engine = make_engine(tmp_path, limits=Limits(9, finalists=2, polish=20))
+    engine.state.num_finalists = 2
+    gone: set[str] = set()
+    while (leg := engine.next_leg()) is not None:
+        assert not (leg.trial in gone and engine.state.trials[leg.trial].id in engine.state.finalists), (
+            "a finalist begins anew"
+        )
+        train_leg(engine, leg, hash_score)
+        gone |= {trial.id for trial in droppable(engine.state, keep, 9, 3, "asha")}
+    best = delivered(engine.state)
+    assert best is not None
+    assert best.id not in {trial.id for trial in droppable(engine.state, keep, 9, 3, "asha")} or keep == "promotable"
 
 
 def test_who_trains_is_never_dropped(tmp_path: Path) -> None:

@@ -47,6 +47,20 @@ class TestResume:
         plan = self.resumed(**asked).plan
         assert {name: plan[name] for name in asked} == asked
 
+    @pytest.mark.parametrize(("asked", "epochs"), [(True, 27), (False, 0), (None, 0)])
+    def test_the_winners_longer_training_may_be_asked_for_later(self, asked: bool | None, epochs: int) -> None:
+        """The smoke space's budget names none; --polish takes three times a full training."""
+        assert self.resumed(polish=asked).plan["polish"] == epochs
+
+    def test_plain_training_may_be_asked_for_later(self) -> None:
+        assert self.resumed().plan["audit_base"] is False
+        assert self.resumed(audit_base=True).plan["audit_base"] is True
+
+    def test_a_start_that_the_study_has_is_no_change_and_another_is_refused(self) -> None:
+        assert self.resumed(pretrained="none").plan == self.plan
+        with pytest.raises(StudyError, match="--pretrained imagenet.*every trial was trained with it"):
+            self.resumed(pretrained="imagenet")
+
     def test_more_epochs_are_one_more_rung_and_a_longer_schedule_for_what_comes(self) -> None:
         study = self.resumed(epochs=20)
         assert (study.levels, study.extend_to) == ([1, 3, 9], 20)
