@@ -171,7 +171,7 @@ class TestExplore:
         assert 0.0 <= found["configured"]["all"]["matched"] <= 1.0
         by_class = found["proposed"]["by_class"].values()
         assert sum(row["boxes"] for row in by_class) == found["proposed"]["all"]["boxes"] == dataset.train.num_boxes
-        assert len(found["proposed"]["anchor_sizes"]) == 3, "a size a level"
+        assert len(found["proposed"]["anchor_sizes"]) == 4, "a size a level"
 
     def test_proposed_anchors_reach_boxes_that_hand_made_ones_do_not(
         self, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

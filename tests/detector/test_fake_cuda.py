@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -84,9 +84,19 @@ def test_maps_stay_in_bfloat16_through_frozen_norms(variant: Detector, mode: Fak
     assert bool(seen) is any(isinstance(module, FrozenNorm) for module in model.modules())
 
 
-def test_the_average_follows_on_the_device_without_waiting_for_it(mode: FakeTensorMode) -> None:
+@pytest.fixture
+def averaged() -> tuple[Detector, AveragedWeights]:
+    """A detector and its average, built before tensors become fake."""
+    model = built(LITE)
+    return model, AveragedWeights(model, decay=0.9, warmup_steps=100)
+
+
+def test_the_average_follows_on_the_device_without_waiting_for_it(
+    averaged: tuple[Detector, AveragedWeights], mode: FakeTensorMode
+) -> None:
     """A read of a value on the host would raise here: a fake tensor has none."""
-    model = on_cuda(built(LITE))
-    average = AveragedWeights(model, decay=0.9, warmup_steps=100)
+    model, average = averaged
+    on_cuda(model)
+    on_cuda(cast(Detector, average.module))
     average.update(model, step=3)
     assert {p.device.type for p in average.module.parameters()} == {"cuda"}
