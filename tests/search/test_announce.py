@@ -40,6 +40,7 @@ def test_seconds_of_training_take_as_long_whatever_an_epoch_takes(tmp_path: Path
     probed, predicted = lines[-2:]
     fastest, slowest = re.search(r"probed  ([\d.]+) \.\. ([\d.]+) s per epoch", probed).groups()
     assert float(fastest) <= float(slowest)
-    search, finals = simulate(scheduler, 12, study.resources.slots, [1.0]), 2 * 9
+    search = simulate(scheduler, 12, study.resources.slots, [1.0], study.plan["finalists"])
+    finals = 3 * 9  # the two best and the base
     minutes = (SECONDS_TO_START + search.seconds + finals / study.resources.slots + SECONDS_TO_REPORT) / 60
     assert predicted == f"predicted {minutes:.1f} minutes for {search.epochs + finals:.0f} seconds of the whole study"
