@@ -188,14 +188,27 @@ def _weight_rules(c: DetectorConfig) -> list[Rule]:
         ),
         (
             "pretrained coco is torchvision's RetinaNet: trunk resnet50 at trunk_width 1.0 with norm batch or frozen, neck "
-            "fpn on levels 3, 4, 5 and two extra_levels",
+            "fpn of 256 channels on levels 3, 4, 5 and two extra_levels, shared heads of 4 convolutions of 256 channels",
             c.pretrained != "coco"
             or (
-                (c.trunk, c.trunk_width, c.neck, c.neck_levels, c.extra_levels)
-                == ("resnet50", 1.0, "fpn", (3, 4, 5), 2)
+                (c.trunk, c.trunk_width, c.neck, c.neck_levels, c.extra_levels, c.head_depth, c.head_shared)
+                == ("resnet50", 1.0, "fpn", (3, 4, 5), 2, 4, True)
+                and c.neck_channels == c.head_channels == 256
                 and c.norm != "group"
             ),
-            ("pretrained", "trunk", "trunk_width", "norm", "neck", "neck_levels", "extra_levels"),
+            (
+                "pretrained",
+                "trunk",
+                "trunk_width",
+                "norm",
+                "neck",
+                "neck_levels",
+                "extra_levels",
+                "head_depth",
+                "head_shared",
+                "neck_channels",
+                "head_channels",
+            ),
         ),
         (
             "norm frozen keeps the statistics that a trunk was trained with: it needs pretrained weights",
@@ -208,8 +221,8 @@ def _weight_rules(c: DetectorConfig) -> list[Rule]:
             ("frozen_stages", "pretrained"),
         ),
         (
-            "frozen_stages must not exceed the deepest of neck_levels",
-            c.frozen_stages <= max(c.neck_levels, default=0),
+            "frozen_stages must not exceed the deepest of neck_levels that weights reach: of a resnet 5",
+            c.frozen_stages <= min(max(c.neck_levels, default=0), 5 if c.trunk in RESNETS else 7),
             ("frozen_stages", "neck_levels"),
         ),
         (

@@ -92,10 +92,15 @@ def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
     """A record's fields as today's DetectorConfig has them.
 
     Format 1 (until 2026-11) named weights in two fields: `detector_weights` (a file) went before `trunk_weights`
-    ("imagenet" or a file).
+    ("imagenet" or a file). Not read: norm frozen or frozen stages on random weights, which are refused now.
     """
     new = {name: value for name, value in values.items() if name not in RENAMED}
-    weights = values.get("detector_weights") or values.get("trunk_weights")
-    if weights:
-        new["pretrained"] = weights
+    if RENAMED.keys() & values.keys():
+        new["pretrained"] = values.get("detector_weights") or values.get("trunk_weights") or "none"
+        if new["pretrained"] != "none":
+            new.pop("normalization", None)  # weights bring their own; a checkpoint keeps what it was trained with
+        if new.get("trunk") == "report_ssd":
+            new.pop("frozen_stages", None)  # it had none
+        elif new.get("frozen_stages") and new.get("neck_levels"):
+            new["frozen_stages"] = min(new["frozen_stages"], max(new["neck_levels"]), 5)  # 5 meant all
     return new

@@ -156,8 +156,11 @@ def fetch_link(link: str, size: int, tell: Callable[[str], None] | None = None) 
     import torch
 
     file = _torch_cache(link)
+    digits = _digits_of(link)
     if not file.is_file():
         (tell or _tell)(f"fetching {link} ({size / 1e6:.0f} MB) into {file.parent}")
+    elif not digest_of(str(file)).startswith(digits):  # torch checks what it fetches, not what lies there
+        raise ConfigError(f"{file}: must have a SHA-256 that begins with {digits}; remove it, or fetch {link} again")
     try:
         state: dict[str, Any] = torch.hub.load_state_dict_from_url(
             link, map_location="cpu", progress=True, check_hash=True, weights_only=True
@@ -175,9 +178,13 @@ def _cannot_fetch(link: str, place: str, error: Exception) -> str:
     )
 
 
+def _digits_of(link: str) -> str:
+    """The first digits of a file's SHA-256, which its name ends with."""
+    return link.rpartition("-")[2].partition(".")[0]
+
+
 def _of_torchvision(name: str, link: str, size: int, trained_on: str) -> Weights:
-    digits = link.rpartition("-")[2].partition(".")[0]
-    return Weights(f"torchvision {name}", link, digits, size, TORCHVISION_LICENCE, trained_on)
+    return Weights(f"torchvision {name}", link, _digits_of(link), size, TORCHVISION_LICENCE, trained_on)
 
 
 def _of_file(value: str) -> Weights:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import ConfigError, config_hash
-from detector.identity import migrated
+from detector.identity import RENAMED, migrated
 
 JOURNAL_NAME = "journal.jsonl"
 PLAN_NAME = "study.json"
@@ -92,6 +92,8 @@ def _upgraded_plan(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan of format 1 as of format 2: the fields of its base and steps by today's names."""
     if plan.get("format") != 1 or "space" not in plan:
         return plan
-    space = {**plan["space"], "base": migrated(plan["space"]["base"])}
+    fields = plan["space"].get("fields", {})
+    renamed = {RENAMED.get(name, name): entry for name, entry in fields.items()}
+    space = {**plan["space"], "base": migrated(plan["space"]["base"]), "fields": renamed}
     steps = [{**s, "changes": migrated(s["changes"]), "values": migrated(s["values"])} for s in plan.get("steps", [])]
     return {**plan, "space": space, **({"steps": steps} if steps else {})}

@@ -69,15 +69,14 @@ CPU_BASE = {
     "lr": 2e-3,
 }
 
+NOT_AUGMENTED = {"zoom_max": 0.0, "translate_max": 0.0, "jitter_strength": 0.0}
 # From random weights a narrow network learns most in so few steps.
 FROM_SCRATCH = {
     "trunk": "resnet18",
     "trunk_width": 0.25,
     "neck_levels": (3, 4),
     "lr": 1.5e-3,
-    "zoom_max": 0.0,
-    "translate_max": 0.0,
-    "jitter_strength": 0.0,
+    **NOT_AUGMENTED,
     "box_loss": "smooth_l1",
     "box_loss_weight": 1.0,
     "frozen_stages": 0,
@@ -135,6 +134,9 @@ SCRATCH_FIELDS: dict[str, SpaceEntry | None] = {
     "head_depth": None,
 }
 
+# A whole detector's weights fit the trunk and heads that they were trained in.
+AS_THE_FILE: dict[str, SpaceEntry | None] = {"trunk": None, "head_depth": None}
+
 GPU_LR = Float(1e-4, 1e-3, log=True)  # a network of full width wants smaller steps
 
 SPACE = Space(
@@ -150,7 +152,7 @@ SPACE = Space(
                 train=400, val=100, test=100, degrees=180, steps_per_epoch=56, pretrained="none",
                 budget=Budget(trials=16, epochs=16, grace=1, eta=4),
             ),
-            starts={"none": Start(FROM_SCRATCH, SCRATCH_FIELDS)},
+            starts={"none": Start(FROM_SCRATCH, SCRATCH_FIELDS), "file": Start({}, AS_THE_FILE)},
         ),
         "gpu": Profile(
             GPU_BASE,
@@ -159,8 +161,9 @@ SPACE = Space(
             max_pixels=1_100_000,
             street=StreetData(train=1600, val=300, test=300, degrees=360),
             starts={
-                "none": Start({"frozen_stages": 0}, {**SCRATCH_FIELDS, "lr": GPU_LR}),
-                "coco": Start(GPU_FROM_COCO, {"head_depth": None}),
+                "none": Start({**NOT_AUGMENTED, "frozen_stages": 0}, {**SCRATCH_FIELDS, "lr": GPU_LR}),
+                "coco": Start(GPU_FROM_COCO, AS_THE_FILE),
+                "file": Start({}, AS_THE_FILE),
             },
         ),
     },

@@ -49,12 +49,13 @@ def _widened(profile: Profile, low: float, high: float, heads: tuple[int, ...], 
     sizes: dict[str, SpaceEntry] = {"head_channels": Choice(*heads), "head_depth": depth}
     none = profile.starts["none"]
     scratch = {**SCRATCH_FIELDS, "lr": _lr(low, high), "head_depth": depth}
+    fixed: dict[str, SpaceEntry | None] = dict.fromkeys(
+        ("trunk", "head_depth", "head_channels", "head_shared", "neck_top_down", "optimizer")
+    )
     others = {
-        name: Start(
-            start.base,
-            {**start.fields, "head_depth": None, "head_channels": None, "optimizer": None, "lr": FIELDS["lr"]},
-        )
+        name: Start(start.base, {**fixed, "lr": Float(low, high, log=True)})
         for name, start in profile.starts.items()
+        if name != "none"
     }
     return replace(
         profile, fields={**FIELDS, **MORE, **sizes, "lr": _lr(low, high)},

@@ -214,11 +214,9 @@ def resolve(
             notes.append(f"{name} is not searched: the images are not a full turn")
             continue
         if isinstance(entry, AtHand):
-            options = [trunk for trunk in entry.trunks if at_hand(trunk)]
-            if len(options) < 2:
-                notes.append(
-                    f"{name} is not searched: weights of {options[0] if options else 'no trunk'} alone are at hand"
-                )
+            options = [trunk for trunk in entry.trunks if trunk == base.trunk or at_hand(trunk)]
+            if len(options) < 2 or base.pretrained != "imagenet" or base.trunk not in options:
+                notes.append(f"{name} is not searched: no other trunk than {base.trunk} has its weights at hand")
                 continue
             entry = Choice(*options)
         fields[name] = _complete(name, entry, fitted.get(name))

@@ -106,6 +106,8 @@ def read_yaml_space(path: Path, load_parent: Callable[[str], Space]) -> Space:
         street = profile.street
         if street.budget is not None:
             street = replace(street, budget=replace(street.budget, **asked))
+        if "pretrained" in own or "pretrained" in fields:
+            street = replace(street, pretrained="")  # the file's own start, on any data
         profiles[name] = replace(
             profile, base={**profile.base, **own}, fields=fields, budget=replace(profile.budget, **asked), street=street,
             chain=_chain(file) if "chain" in content else profile.chain,

@@ -268,7 +268,7 @@ CROSS = [
     ({"pretrained": "coco", "trunk": "resnet18"}, "torchvision's RetinaNet", "trunk='resnet18'"),
     (
         {"pretrained": "coco", "trunk": "resnet50", "trunk_width": 1.0},
-        "levels 3, 4, 5 and two",
+        "levels 3, 4, 5 and two extra_levels, shared heads",
         "neck_levels=(2, 3, 4, 5)",
     ),
     ({"norm": "frozen"}, "needs pretrained weights", "pretrained='none'"),

@@ -88,8 +88,16 @@ def test_ids_have_twelve_digits_and_more_where_another_has_those() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ({"trunk_weights": "", "detector_weights": "", "lr": 0.1}, {"lr": 0.1}),
-        ({"trunk_weights": "imagenet"}, {"pretrained": "imagenet"}),
+        ({"trunk_weights": "", "detector_weights": "", "lr": 0.1}, {"lr": 0.1, "pretrained": "none"}),
+        ({"trunk_weights": "imagenet", "normalization": "dataset"}, {"pretrained": "imagenet"}),
+        (
+            {"trunk_weights": "", "trunk": "report_ssd", "frozen_stages": 2},
+            {"pretrained": "none", "trunk": "report_ssd"},
+        ),
+        (
+            {"trunk_weights": "w.pt", "frozen_stages": 5, "neck_levels": [3, 4]},
+            {"pretrained": "w.pt", "frozen_stages": 4, "neck_levels": [3, 4]},
+        ),
         ({"trunk_weights": "t.pt", "detector_weights": "d.pt"}, {"pretrained": "d.pt"}),
         ({"pretrained": "coco"}, {"pretrained": "coco"}),
     ],

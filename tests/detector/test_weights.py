@@ -14,7 +14,16 @@ from detector.config import ConfigError, DetectorConfig
 
 RESNET = DetectorConfig(trunk_width=1.0, pretrained="imagenet")
 LITE = DetectorConfig(trunk="tf_efficientnet_lite0", pretrained="imagenet")
-COCO = DetectorConfig(trunk="resnet50", trunk_width=1.0, neck_levels=(3, 4, 5), extra_levels=2, pretrained="coco")
+COCO = DetectorConfig(
+    trunk="resnet50",
+    trunk_width=1.0,
+    neck_levels=(3, 4, 5),
+    neck_channels=256,
+    extra_levels=2,
+    head_depth=4,
+    head_channels=256,
+    pretrained="coco",
+)
 
 
 def test_what_a_config_starts_from_has_name_source_size_hash_and_licence(tmp_path: Path) -> None:
@@ -75,6 +84,15 @@ def test_without_a_network_it_is_said_what_to_fetch_where_to_put_it_and_what_wou
     assert str(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in message
     assert "--pretrained none" in message
     assert told == [f"fetching {link} (47 MB) into {tmp_path / 'hub' / 'checkpoints'}"]
+
+
+def test_a_wrong_file_in_the_cache_is_refused_with_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = weights._torch_cache(weights.TORCHVISION_IMAGENET["resnet18"][1])
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half a download")
+    with pytest.raises(ConfigError, match=rf"{file}: must have a SHA-256 that begins with f37072fd"):
+        weights.imagenet_state("resnet18")
 
 
 def test_where_torch_keeps_what_it_fetches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,33 @@ class TestResolve:
         assert resolve(space, "cpu", STREET, {"optimizer": "sgd", "lr": 0.01}).fields.get("lr") is None
         found = resolve(space, "cpu", STREET, {"optimizer": "sgd"})
         assert found.fields["lr"] == lr.cases["sgd"]
+
+    @pytest.mark.parametrize("space", ["retinanet", "retinanet_wide"])
+    @pytest.mark.parametrize("profile", ["cpu", "gpu"])
+    def test_a_whole_detectors_weights_leave_trunk_and_heads_as_they_are(
+        self, space: str, profile: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "best.pt").write_bytes(b"weights")
+        starts = [str(tmp_path / "best.pt"), *(["coco"] if profile == "gpu" else [])]
+        for start in starts:
+            found = resolve(load_space(space), profile, STREET, {"pretrained": start})
+            shapes = {"trunk", "head_depth", "head_channels", "head_shared"} & set(found.fields)
+            assert not shapes, "proposals that change them could not load the file"
+
+    def test_from_nothing_the_default_space_takes_a_narrow_trunk_and_its_own_fields(self) -> None:
+        found = resolve(load_space("retinanet"), "cpu", STREET, {"pretrained": "none"})
+        assert (found.base.trunk, found.base.trunk_width, found.base.frozen_stages) == ("resnet18", 0.25, 0)
+        assert "trunk_lr_factor" not in found.fields
+        assert all(found.contains(name, getattr(found.base, name)) for name in ("lr", "zoom_max", "focal_gamma"))
+
+    def test_a_trunk_is_searched_where_another_ones_weights_are_at_hand(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("spaces.space.at_hand", lambda trunk: trunk == "resnet18")
+        found = resolve(load_space("retinanet"), "cpu", STREET)
+        assert found.fields["trunk"] == Choice("tf_efficientnet_lite0", "resnet18"), "the base's own is always one"
+        monkeypatch.setattr("spaces.space.at_hand", lambda trunk: False)
+        found = resolve(load_space("retinanet"), "cpu", STREET)
+        assert "trunk" not in found.fields
+        assert any("no other trunk than tf_efficientnet_lite0" in note for note in found.notes)
 
     def test_a_condition_without_a_case_is_not_searched(self) -> None:
         profile = replace(

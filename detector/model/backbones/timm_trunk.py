@@ -62,7 +62,7 @@ class TimmTrunk(Trunk):
         found: list[list[nn.Module]] = []
         start = 0
         for end in self._ends:  # a level without a map of its own ends where the one before it did
-            place = next((n for n, name in enumerate(names) if name == _flat(end)), start - 1)
+            place = _place_of(_flat(end), names, start)
             found.append([module for _, module in units[start : place + 1]])
             start = max(start, place + 1)
         return found
@@ -145,6 +145,14 @@ def freeze_norms(module: nn.Module) -> None:
             setattr(module, name, FrozenNorm(child.num_features, child.eps, getattr(child, "act", None)))
         else:
             freeze_norms(child)
+
+
+def _place_of(end: str, names: Sequence[str], start: int) -> int:
+    """The last unit before a map: that of its name, or the one that holds it; where there is no map, the one before `start`."""
+    if end in names:
+        return names.index(end)
+    holding = [n for n, name in enumerate(names) if end.startswith(f"{name}_")]
+    return max(holding, key=lambda n: len(names[n]), default=start - 1)
 
 
 def _flat(name: str) -> str:

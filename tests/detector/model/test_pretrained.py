@@ -225,14 +225,11 @@ def test_own_classes_take_coco_rows_by_name_and_other_anchors_start_both_outputs
     ]
 
 
-def test_a_detector_of_other_heads_is_refused_with_what_does_not_fit(
-    v1: RetinaNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(detector.weights, "fetch_link", lambda link, size, tell: dict(v1.state_dict()))
-    with pytest.raises(
-        ConfigError, match=r"must come from a detector of the same trunk, neck and heads; 16 tensors .*head\."
-    ):
-        started(**{**COCO, "norm": "frozen", "head_channels": 64})
+def test_a_detector_of_other_heads_is_refused_with_what_does_not_fit(v1: RetinaNet, tmp_path: Path) -> None:
+    torch.save(v1.state_dict(), tmp_path / "detector.pth")
+    values = {**COCO, "norm": "frozen", "pretrained": str(tmp_path / "detector.pth"), "head_channels": 64}
+    with pytest.raises(ConfigError, match=r"detector of the same trunk, neck and heads; 16 tensors .*head\."):
+        started(**values)
 
 
 # Checkpoints of ours ----------------------------------------------------------------------------------------------
