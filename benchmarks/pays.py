@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from results.state import StudyState, read_study
-from results.tables import delivered, winner
-from results.verdict import held_out_scores
-from search.afterwards import worker_seconds
+from results.tables import delivered, held_out_scores, winner, worker_seconds
 
 RESULTS = Path(__file__).with_name("pays.jsonl")
 STREET = "street"
@@ -86,7 +84,7 @@ def measure(data: str, seed: int, runs: Path) -> list[dict[str, Any]]:
 def busy(state: StudyState, plain: bool) -> float:
     """Worker-seconds of a study without its plain training, or of that alone."""
     trials = (t for t in state.trials.values() if (t.role == "plain") is plain)
-    return sum(worker_seconds(record) for trial in trials for record in trial.epochs.values())
+    return sum(worker_seconds(r) for trial in trials for r in trial.epochs.values() if not r.get("taken_over"))
 
 
 def row(data: str, seed: int, side: str, state: StudyState, trial: Any, seconds: float) -> dict[str, Any]:

@@ -21,6 +21,18 @@ class ConfigError(ValueError):
     """A configuration that breaks a rule; the message gives rule, value and remedy."""
 
 
+def unreadable_weights(value: str, error: OSError) -> ConfigError:
+    """The error of a weight file that cannot be read."""
+    return ConfigError(
+        f"pretrained={value!r} must be none, imagenet, coco or a readable file of weights ({error.strerror})"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, for a message; its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 @dataclass(frozen=True)
 class DetectorConfig:
     """One detector and how it is trained. Lengths in canvas pixels, shares and probabilities in 0..1."""
@@ -194,10 +206,7 @@ def config_hash(consumed: Mapping[str, Any]) -> str:
     try:
         return hash_of(consumed, DEFAULTS)
     except OSError as error:
-        raise ConfigError(
-            f"pretrained={consumed['pretrained']!r} must be none, imagenet, coco or a readable file of weights "
-            f"({error.strerror})"
-        ) from None
+        raise unreadable_weights(consumed["pretrained"], error) from None
 
 
 def active_fields(config: DetectorConfig) -> frozenset[str]:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from detector.config import DetectorConfig
+from detector.model.backbones.resnet import FRESH_BLOCKS
 
-FRESH_BLOCKS = ("trunk.layer5.", "trunk.layer6.")  # behind a ResNet: nobody has weights for them
 FUSION_WEIGHTS = ("down_weights", "up_weights", "top_weights")  # BiFPN's: weights of maps, no filters
 
 
@@ -30,7 +30,8 @@ def parameter_groups(model: nn.Module, config: DetectorConfig) -> list[dict[str,
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and name.rpartition(".")[2] not in FUSION_WEIGHTS
-            part = factor if name.startswith("trunk.") and not name.startswith(FRESH_BLOCKS) else 1.0
+            in_trunk = name.removeprefix("trunk.")
+            part = factor if in_trunk != name and not in_trunk.startswith(FRESH_BLOCKS) else 1.0
             groups.setdefault((part, decays), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "lr_factor": part}

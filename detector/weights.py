@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.config import ConfigError, DetectorConfig
+from detector.config import ConfigError, DetectorConfig, first_line, unreadable_weights
 from detector.config_rules import RESNETS
 from detector.identity import DIGEST_MARK, WEIGHTS_BY_NAME, digest_of, weights_path
 
@@ -171,9 +172,8 @@ def fetch_link(link: str, size: int, tell: Callable[[str], None] | None = None) 
 
 
 def _cannot_fetch(link: str, place: str, error: Exception) -> str:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"the weights are not on this machine and {link} could not be fetched ({said}). Download it where there is a "
+        f"the weights are not on this machine and {link} could not be fetched ({first_line(error)}). Download it where there is a "
         f"network and put it at {place}, or give a file by --pretrained FILE; --pretrained none starts from random weights"
     )
 
@@ -192,9 +192,7 @@ def _of_file(value: str) -> Weights:
     try:
         size, digest = path.stat().st_size, digest_of(value)
     except OSError as error:
-        raise ConfigError(
-            f"pretrained={str(path)!r} must be none, imagenet, coco or a readable file of weights ({error.strerror})"
-        ) from None
+        raise unreadable_weights(str(path), error) from None
     return Weights(path.name, str(path), digest, size, "as its source says", "as its source says")
 
 
@@ -207,9 +205,7 @@ def check_content(value: str) -> Path:
     try:
         now = digest_of(path)
     except OSError as error:
-        raise ConfigError(
-            f"pretrained={path!r} must be none, imagenet, coco or a readable file of weights ({error.strerror})"
-        ) from None
+        raise unreadable_weights(path, error) from None
     if digest and digest != now:
         raise ConfigError(
             f"pretrained={path!r}: the file has changed: its SHA-256 begins with {now}, where this study was planned with "
@@ -254,8 +250,6 @@ def _read_packaged(trunk: str) -> dict[str, Any]:
 
 def _torch_cache(link: str) -> Path:
     """Where torch keeps what it fetches."""
-    import os
-
     home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
     return Path(home).expanduser() / "hub" / "checkpoints" / link.rpartition("/")[2]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from detector.weights import Weights
 from results.state import STATES
 from results.tables import Row
 
@@ -35,6 +36,11 @@ def headline(told: Row) -> str:
     if base:
         line += f"; base: {scores(base)} after {amount(base['epochs'])}"
     return line
+
+
+def weights_lines(plan: dict[str, Any]) -> list[str]:
+    """Where the weights that a study's trials start from come from, a line each."""
+    return [f"{Weights(**row).describe()}, sha256 {row['sha256'] or 'not known'}" for row in plan.get("weights", [])]
 
 
 def longer_lines(told: Row) -> list[str]:

@@ -12,7 +12,7 @@ from results.audit import Audit
 from results.charts import charts
 from results.evidence import Evidence
 from results.gallery import examples
-from results.heading import counts, headline, in_budget
+from results.heading import counts, headline, in_budget, weights_lines
 from results.marks import Chart
 from results.pages import (
     Section,
@@ -216,13 +216,8 @@ def _dropped(plan: dict[str, Any]) -> str:
 
 
 def _provenance(plan: dict[str, Any]) -> dict[str, str]:
-    weights = [
-        f"{row['name']} ({row['trained_on']}) from {row['source']}, {row['bytes'] / 1e6:.0f} MB, sha256 {row['sha256'][:16]}, "
-        f"licence {row['licence']}"
-        for row in plan.get("weights", [])
-    ]
     return {
-        "weights": "; ".join(weights) or "random",
+        "weights": "; ".join(weights_lines(plan)) or "random",
         "command": plan["command"],
         "commit": plan["commit"] or "unknown",
         "versions": ", ".join(f"{name} {version}" for name, version in plan["versions"].items()),

@@ -14,13 +14,12 @@ from typing import Any
 
 import yaml
 
-from detector.weights import Weights
 from results.ablation import ablation_rows, as_latex, caption
 from results.audit import Audit, audit_of, top_of
 from results.charts import learning_curves
 from results.draw_matplotlib import drawn
 from results.evidence import Evidence
-from results.heading import counts, longer_lines
+from results.heading import counts, longer_lines, weights_lines
 from results.importance import Importance
 from results.page import page
 from results.pareto import pareto_front
@@ -92,11 +91,6 @@ def write_results(folder: Path, group_by: str | None = None) -> Results:
     if found.configs and state.best_trial() is not None:
         write_best(folder / "best.yaml", plan, state, found.configs[0])
     return found
-
-
-def weights_lines(plan: dict[str, Any]) -> list[str]:
-    """Where the weights that a study's trials start from come from, a line each."""
-    return [f"{Weights(**row).describe()}, sha256 {row['sha256'] or 'not known'}" for row in plan.get("weights", [])]
 
 
 def write_best(path: Path, plan: dict[str, Any], state: StudyState, top: Row) -> None:

@@ -161,9 +161,10 @@ def base_of(state: StudyState) -> Trial | None:
 def delivered(state: StudyState) -> Trial | None:
     """The trial whose weights are the study's best.pt: the winner, or its longer training where that scored more."""
     best = winner(state)
-    rows = configurations(state)
-    top = state.trials[rows[0]["trial"]] if rows else None
-    return top if top is not None and top.role == "polish" else best
+    for polish in state.with_role("polish"):
+        if best is not None and state.trials[polish.of].config_hash == best.config_hash and helped(state, polish):
+            return polish
+    return best
 
 
 def _last_if_nan(score: float) -> float:
@@ -249,28 +250,39 @@ def _tests(state: StudyState) -> dict[str, dict[str, float]]:
 
 def _longer_rows(state: StudyState) -> dict[str, list[Row]]:
     """What was trained longer, by role: its length and score beside those of the trial that it repeats."""
-    tests = {r["trial"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
+    tests, best = held_out_scores(state), delivered(state)
     found: dict[str, list[Row]] = {}
-    for role in ("polish", "plain"):
+    for role in LONGER:
         for trial in state.with_role(role):
             score, source = trial.ranked_score(state.metric), state.trials[trial.of]
             if not math.isnan(score):
                 row = {"trial": trial.id, "epochs": trial.last_epoch, "score": score, "of": source.id,
                        "of_epochs": source.last_epoch, "of_score": source.ranked_score(state.metric),
                        "test": tests.get(trial.id, {}).get(state.metric), "seconds": round(trial.seconds, 1),
-                       "delivered": trial is delivered(state)}  # fmt: skip
+                       "delivered": trial is best}  # fmt: skip
                 found.setdefault(role, []).append(row)
     return found
 
 
 def _cost(state: StudyState) -> Row:
     """What a study took to find its winner: without the training that it is compared with, and without audits."""
-    trained = [r for t in state.trials.values() if t.role not in ("plain", "audit") for r in t.epochs.values()]
-    own = [record for record in trained if not record.get("taken_over")]
-    return {
-        "epochs": len(own),
-        "worker_minutes": round(sum(record["seconds"] * record.get("threads", 1) for record in own) / 60, 2),
-    }
+    own = [record for record in epochs_to_winner(state) if not record.get("taken_over")]
+    return {"epochs": len(own), "worker_minutes": round(sum(map(worker_seconds, own)) / 60, 2)}
+
+
+def epochs_to_winner(state: StudyState) -> list[dict[str, Any]]:
+    """The epoch records of all trials but plain trainings and audits, which only judge what was found."""
+    return [r for t in state.trials.values() if t.role not in ("plain", "audit") for r in t.epochs.values()]
+
+
+def worker_seconds(record: dict[str, Any]) -> float:
+    """What an epoch keeps busy: its seconds times its threads."""
+    return float(record["seconds"] * record.get("threads", 1))
+
+
+def held_out_scores(state: StudyState) -> dict[str, dict[str, float]]:
+    """The held-out scores by trial."""
+    return {r["trial"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
 
 
 def told_best(best: Trial | None, metric: str) -> Row | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from results.state import StudyState, Trial
 from results.statistics import paired_difference
-from results.tables import MEASURED, base_of, measured_score, winner
+from results.tables import MEASURED, base_of, held_out_scores, measured_score, winner
 
 BETTER, NOT_ESTABLISHED, WORSE, BASE_IS_BEST = "better", "not established", "worse", "base is best"
 
@@ -85,7 +86,8 @@ def verdict_of(state: StudyState) -> Verdict | None:
     if not pairs:
         return Verdict(None, None, None, 0, "val", NOT_ESTABLISHED, state.metric, base.last_epoch, False)
     split = _split(state, [trial for pair in pairs.values() for trial in pair])
-    scores = {seed: (_score(state, a, split), _score(state, b, split)) for seed, (a, b) in pairs.items()}
+    score = _scorer(state, split)
+    scores = {seed: (score(a), score(b)) for seed, (a, b) in pairs.items()}
     difference = statistics.fmean(a - b for a, b in scores.values())
     if math.isnan(difference):
         return Verdict(None, None, None, 0, split, NOT_ESTABLISHED, state.metric, base.last_epoch, fresh)
@@ -131,11 +133,6 @@ def _seeds(state: StudyState, trial: Trial) -> dict[int, Trial]:
     return {t.seed: t for t in finals}
 
 
-def held_out_scores(state: StudyState) -> dict[str, dict[str, float]]:
-    """The held-out scores by trial."""
-    return {r["trial"]: r["metrics"] for r in state.records if r["event"] == "test_scored"}
-
-
 def _split(state: StudyState, trials: list[Trial]) -> str:
     """test where each of these trials was scored on it (one that diverged needs no score), else val."""
     scored = held_out_scores(state)
@@ -144,7 +141,11 @@ def _split(state: StudyState, trials: list[Trial]) -> str:
     return "test" if alive and all(scored.get(trial.id, {}).get(state.metric, -1.0) >= 0 for trial in alive) else "val"
 
 
-def _score(state: StudyState, trial: Trial, split: str) -> float:
-    if split == "test" and trial.outcome != "diverged":
-        return held_out_scores(state)[trial.id][state.metric]
-    return measured_score(trial, state.metric)
+def _scorer(state: StudyState, split: str) -> Callable[[Trial], float]:
+    """What a trial scored on a split; one that diverged counts as on the validation images."""
+    scored = held_out_scores(state) if split == "test" else {}
+    return lambda trial: (
+        measured_score(trial, state.metric)
+        if split == "val" or trial.outcome == "diverged"
+        else scored[trial.id][state.metric]
+    )

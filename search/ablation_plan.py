@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from detector.config import ConfigError, DetectorConfig
-from search.given import Given, check_weights
-from search.options import DEFAULT_SEEDS, Options, parse_set_fields
+from search.given import Given, check_weights, fields_of_user
+from search.options import DEFAULT_SEEDS, Options
 from spaces.chain import ResolvedStep, resolve_chain
 
 
@@ -24,8 +24,7 @@ def settle_chain(options: Options, given: Given) -> dict[str, Any]:
             raise ConfigError("there are no more training images; name them with --extended-annotations FILE")
         check_weights(config, given.dataset.class_names)
 
-    fixed = parse_set_fields(options.set_fields) | ({"pretrained": options.pretrained} if options.pretrained else {})
-    steps, left_out = resolve_chain(chain, space.base, fixed, can_be_built)
+    steps, left_out = resolve_chain(chain, space.base, fields_of_user(options), can_be_built)
     for step in steps:
         given.check(space.config(step.values))
     space.notes += left_out

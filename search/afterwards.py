@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from results.state import StudyState, Trial
-from results.tables import base_of, ranking_key, winner
+from results.tables import base_of, epochs_to_winner, ranking_key, winner, worker_seconds
 
 DEFAULT_TOP = 3
 ENOUGH = (
@@ -18,26 +18,31 @@ DEFAULT_FINALISTS = 2  # trained to the top beside the base
 
 
 def missing_finalist(state: StudyState, number: int) -> Trial | None:
-    """A paused trial that goes on although no rung promotes it: the base, then the best until `number` reach the top.
+    """The next of the waiting finalists that goes on although no rung promotes it, or None.
 
-    The others wait until all that is under way goes to the top: only then it is known who the best are.
+    All but the base wait until all that is under way goes to the top: only then it is known who the best are.
     """
+    waiting = waiting_finalists(state, number)
     searched = state.with_role("search")
-    paused = [t for t in searched if t.is_paused]
-    if number == 0 or not searched:
-        return None
-    base = searched[0]
-    if base in paused:
-        return base
+    if waiting and waiting[0] is searched[0]:
+        return waiting[0]
     if any(t.leg_target is not None and t.id not in state.finalists for t in searched):
         return None
+    return waiting[0] if waiting else None
+
+
+def waiting_finalists(state: StudyState, number: int) -> list[Trial]:
+    """The paused trials that are to reach the top: the base, those on their way, and the best besides until `number` are there."""
+    searched = state.with_role("search")
+    if number == 0 or not searched:
+        return []
+    base = searched[0]
     going = [t for t in searched if t.id in state.finalists and t.outcome in ("", "finished") and not t.withdrawn]
     there = [t for t in searched if t is not base and (t in going or t.outcome == "finished")]
-    best = [t for t in best_of_search(state, len(searched)) if t in paused and t is not base]
-    going_on = [t for t in best if t.id in state.finalists]  # promoted before, and now at the rung in between
-    if going_on:
-        return going_on[0]
-    return best[0] if best and len(there) < number else None
+    best = [t for t in best_of_search(state, len(searched)) if t.is_paused and t is not base]
+    on_their_way = [t for t in best if t.id in state.finalists]  # promoted before, and now at the rung in between
+    others = [t for t in best if t.id not in state.finalists][: max(0, number - len(there))]
+    return [*([base] if base.is_paused else []), *on_their_way, *others]
 
 
 def missing_final(state: StudyState, seeds: int, top: int, study_seed: int) -> tuple[Trial, int] | None:
@@ -74,20 +79,11 @@ def missing_plain(state: StudyState) -> tuple[Trial, int] | None:
     base = base_of(state)
     if base is None or not base.epochs:
         return None
-    counted = [trial for trial in state.trials.values() if trial.role not in ("plain", "audit")]
-    seconds = sum(worker_seconds(record) for trial in counted for record in trial.epochs.values())
-    own = [worker_seconds({**record, "taken_over": False}) for record in base.epochs.values()]
+    seconds = sum(worker_seconds(record) for record in epochs_to_winner(state) if not record.get("taken_over"))
+    own = [worker_seconds(record) for record in base.epochs.values()]
     epochs = max(base.levels[-1], round(seconds / (sum(own) / len(own))))
     longest = max((trial.levels[-1] for trial in state.with_role("plain")), default=0)
     return None if longest >= ENOUGH * epochs else (base, epochs)
-
-
-def worker_seconds(record: dict[str, object]) -> float:
-    """What an epoch kept busy: its seconds times its threads; nothing where another study trained it."""
-    seconds, threads = record["seconds"], record.get("threads", 1)
-    assert isinstance(seconds, (int, float))
-    assert isinstance(threads, int)
-    return 0.0 if record.get("taken_over") else float(seconds) * threads
 
 
 def missing_audit(state: StudyState, number: int, study_seed: int) -> Trial | None:

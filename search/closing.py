@@ -28,12 +28,11 @@ from search.options import DEFAULT_RUNS_DIR
 from search.plan import Study
 from search.progress import describe_values
 from search.rungs import Scheduler
-from search.storage.copies import best_weights
+from search.storage.copies import BEST_NAME, best_places
 from search.storage.data import source_here
 from search.storage.store import StorageError, above, get_files
 
 SHOWN_CONFIGS, SHOWN_EFFECTS = 8, 5
-BEST_NAME = "best.pt"  # of a study: the weights of its best detector
 
 
 def leave_best(study: Study, state: StudyState) -> None:
@@ -41,24 +40,17 @@ def leave_best(study: Study, state: StudyState) -> None:
 
     Raises: OSError, as of a full disk.
     """
-    best = delivered(state)
-    place = study.folder / BEST_NAME
-    if best is not None:
-        own = [
-            best.id,
-            *([best.of] if best.role == "search" and best.of else []),
-        ]  # it may go on from another's best epoch
-        if study.link:
-            get_files(study.store, [best_weights(trial) for trial in own], study.folder)
-        sources = [study.folder / best_weights(trial) for trial in own]
-        sources += [Path(best.reused) / "best.pt"] if best.reused else []
-        for source in sources:
-            if source.is_file():
-                write_atomically(place, source.read_bytes())
-                if study.link:
-                    study.store.put(BEST_NAME, source.read_bytes())
-                return
-    place.unlink(missing_ok=True)  # that of another winner
+    best, place = delivered(state), study.folder / BEST_NAME
+    places = best_places(best) if best is not None else []
+    if study.link:
+        get_files(study.store, [f"{name}/{BEST_NAME}" for name in places if not Path(name).is_absolute()], study.folder)
+    found = next((file for name in places if (file := study.folder / name / BEST_NAME).is_file()), None)
+    if found is None:
+        place.unlink(missing_ok=True)  # that of another winner
+        return
+    write_atomically(place, found.read_bytes())
+    if study.link:
+        study.store.put(BEST_NAME, found.read_bytes())
 
 
 def explain_pruned(engine: Engine, scheduler: Scheduler) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from results.state import ON_RUNGS, StudyState, Trial
 from results.tables import delivered, ranking_key
+from search.afterwards import best_of_search, waiting_finalists
 from search.leg import BEFORE_DECAY, BEST, CHECKPOINT, DETECTIONS
 from search.rungs import Rung, StoppingAsha
 from search.storage.store import Store
@@ -29,27 +30,16 @@ def droppable(state: StudyState, keep: str, num_trials: int, eta: int, scheduler
     idle = [t for t in state.trials.values() if t.leg_target is None and t.epochs and not t.checkpoint_dropped]
     if rule == "all":
         return []
+    finalists = {trial.id for trial in waiting_finalists(state, state.num_finalists)}
     if rule == "promotable":
-        going_on = {t.id for t in idle if may_go_on(state, t, num_trials, eta, scheduler)} | possible_finalists(state)
+        going_on = {t.id for t in idle if may_go_on(state, t, num_trials, eta, scheduler)} | finalists
         return [trial for trial in idle if trial.id not in going_on]
     kept = 1 if rule == "best" else int(number)
     ranked = sorted(state.with_role("search") or idle, key=lambda trial: ranking_key(trial, state.metric))[:kept]
-    covered = {trial.id for trial in ranked} | possible_finalists(state)
+    covered = {trial.id for trial in ranked} | finalists
     best = delivered(state)
     covered |= {best.id} if best is not None and best.role == "polish" else set()
     return [trial for trial in idle if trial.id not in covered]
-
-
-def possible_finalists(state: StudyState) -> set[str]:
-    """The paused trials that the end of the search may send to the top: the base, and the best of the others."""
-    paused = [trial for trial in state.with_role("search") if trial.is_paused]
-    if not state.num_finalists or not paused:
-        return set()
-    base = state.with_role("search")[0]
-    others = sorted((t for t in paused if t is not base), key=lambda trial: ranking_key(trial, state.metric))
-    there = sum(t.outcome == "finished" and t is not base for t in state.with_role("search"))
-    due = [t for t in others if t.id in state.finalists] or others[: max(0, state.num_finalists - there)]
-    return {trial.id for trial in (*due, *([base] if base.is_paused else []))}
 
 
 def may_go_on(state: StudyState, trial: Trial, num_trials: int, eta: int, scheduler: str) -> bool:
@@ -73,9 +63,7 @@ def apply_keep(
     trials = droppable(state, keep, num_trials, eta, scheduler)
     freed = 0
     # Fresh seeds may choose any of the best, and what was trained beside the rungs is scored at the end.
-    best = {
-        trial.id for trial in sorted(state.with_role("search"), key=lambda t: ranking_key(t, state.metric))[:MOST_SHOWN]
-    }
+    best = {trial.id for trial in best_of_search(state, MOST_SHOWN)}
     for trial in trials:
         # First the journal: a trial whose files outlive the record trains from the start, the reverse would not know.
         everything = keep != "promotable"

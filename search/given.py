@@ -47,11 +47,12 @@ def read_given(options: Options, say: Any) -> Given:
             f"--space {options.space_name} has no chain of steps to ablate; there is one in {', '.join(chains)}, or write "
             "`chain:` into a YAML file"
         )
-    fixed = fixed_fields(options, profile)
+    fixed = fields_of_user(options)
     if options.epochs is not None:
         fixed.setdefault("schedule_epochs", options.epochs)
-    if profile.street.steps_per_epoch and user_source(options) is None:
-        fixed.setdefault("steps_per_epoch", profile.street.steps_per_epoch)
+    if user_source(options) is None:
+        street = {"steps_per_epoch": profile.street.steps_per_epoch, "pretrained": profile.street.pretrained}
+        fixed = {**{name: value for name, value in street.items() if value}, **fixed}
     train_split = train_split_of(space, name, fixed, options.from_step)
     source, dataset = open_dataset(options, profile, train_split, say)
     space = replace(space, profiles={**space.profiles, name: profile})
@@ -69,10 +70,10 @@ def profile_for(space: Space, name: str, options: Options) -> Profile:
     return replace(profile, budget=cast(Budget, profile.street.budget)) if street else profile
 
 
-def fixed_fields(options: Options, profile: Profile) -> dict[str, Any]:
-    """What the user fixes, and where training starts on the street.
+def fields_of_user(options: Options) -> dict[str, Any]:
+    """What the user fixes: --set, and --pretrained, which is short for one of them.
 
-    Raises: StudyError where --pretrained and --set say two things.
+    Raises: StudyError where the two say different things.
     """
     fixed = parse_set_fields(options.set_fields)
     if options.pretrained is not None:
@@ -81,8 +82,6 @@ def fixed_fields(options: Options, profile: Profile) -> dict[str, Any]:
                 f"--pretrained {options.pretrained}: --set says pretrained={fixed['pretrained']}; give one"
             )
         fixed["pretrained"] = options.pretrained
-    if user_source(options) is None and profile.street.pretrained:
-        fixed.setdefault("pretrained", profile.street.pretrained)
     return fixed
 
 

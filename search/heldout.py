@@ -12,22 +12,20 @@ from search.worker import answer
 
 def score(job: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The 12 COCO numbers, and each class's AP as class:NAME, on the test split; by trial, of those whose weights are there."""
-    found = {trial: score_trial(job, trial, or_from) for trial, or_from in job["trials"]}
+    found = {trial: score_trial(job, places) for trial, places in job["trials"]}
     return {trial: metrics for trial, metrics in found.items() if metrics is not None}
 
 
-def score_trial(job: dict[str, Any], trial: str, or_from: str) -> dict[str, float] | None:
-    """One trial's numbers, None without its weights; `or_from`: folder of the trial that may have trained its best epoch."""
+def score_trial(job: dict[str, Any], places: list[str]) -> dict[str, float] | None:
+    """One trial's numbers from the first of the folders that holds its weights, None where none does."""
     from detector.checkpoint import load_checkpoint
     from detector.config import DetectorConfig
     from detector.data.batches import load_training_data
     from detector.data.dataset import DataSource
     from detector.trainer import Trainer
 
-    folder = Path(job["folder"])
-    state = load_checkpoint(folder / "trials" / trial / BEST)
-    if state is None and or_from:
-        state = load_checkpoint(folder / or_from / BEST)
+    found = (load_checkpoint(Path(job["folder"], place, BEST)) for place in places)
+    state = next((state for state in found if state is not None), None)
     if state is None:
         return None
     config = DetectorConfig.from_record(state["config"])

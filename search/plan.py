@@ -158,23 +158,22 @@ def _settle_search(options: Options, given: Given) -> dict[str, Any]:
         "eta": eta, "grace": grace, "epochs": epochs, "trials": trials,
         "prune_on": options.prune_on or "last", "rank_on": options.rank_on or "best",
         "seeds_final": options.seeds_final or 0, "top": options.top or DEFAULT_TOP, "audit": options.audit or 0,
-        "finalists": DEFAULT_FINALISTS, "polish": polish_epochs(options, budget.polish, epochs), "audit_base": options.audit_base,
+        "finalists": DEFAULT_FINALISTS, "polish": polish_epochs(options.polish, budget.polish, epochs, options.budget_unit, options.trainer), "audit_base": options.audit_base,
         "budget_unit": options.budget_unit or "epochs",
         "warm_starts": [warm_start(options.start_from, given)] if options.start_from else [],
         "reuse": [str(Path(folder).resolve()) for folder in options.reuse],
     }  # fmt: skip
 
 
-def polish_epochs(options: Options, factor: float, epochs: int) -> int:
+def polish_epochs(asked: bool | None, factor: float, epochs: int, budget_unit: str | None, trainer: str | None) -> int:
     """Epochs of the winner's longer training, `factor` times a full one; 0 for none.
 
-    None where it is switched off or not asked for, around a trainer of one's own, and where the budget is in seconds.
+    None where it is switched off or neither `asked` for nor the space's way, around a trainer of one's own, and where the
+    budget is in seconds.
     """
-    if options.polish is False or (options.polish is None and factor <= 1):
+    if asked is False or trainer or budget_unit == "seconds" or (asked is None and factor <= 1):
         return 0
-    if options.trainer or options.budget_unit == "seconds":
-        return 0
-    return round(max(factor, DEFAULT_POLISH if options.polish else 1.0) * epochs)
+    return round(max(factor, DEFAULT_POLISH if asked else 1.0) * epochs)
 
 
 def warm_start(file: str, given: Given) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from search.dataset import config_check, describe_dataset
 from search.journal import Journal
 from search.kept_images import keep_images
 from search.options import Options, StudyError, check_choices, parse_set_fields
-from search.plan import DEFAULT_POLISH, Study, resources_of
+from search.plan import Study, polish_epochs, resources_of
 from search.storage.copies import COPY_OF, bring_home, may_hold, original_of, studies_in, study_store
 from search.storage.data import source_here
 from search.storage.store import above, below, is_link, last_name, open_store
@@ -109,9 +109,8 @@ def _polish(plan: dict[str, Any], options: Options, extend_to: int | None, level
     had = int(plan.get("polish", 0))
     if options.polish is None and not (had and extend_to):
         return had
-    factor = max(plan["space"]["budget"].get("polish", 1.0), DEFAULT_POLISH if options.polish else 1.0)
-    possible = not plan.get("trainer") and plan.get("budget_unit", "epochs") == "epochs" and options.polish is not False
-    return round(factor * (extend_to or levels[-1])) if possible else 0
+    factor = plan["space"]["budget"].get("polish", 1.0)
+    return polish_epochs(options.polish, factor, extend_to or levels[-1], plan.get("budget_unit"), plan.get("trainer"))
 
 
 def _own_study(options: Options) -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from results.state import StudyState, Trial
-from results.tables import LONGER, base_of, delivered, winner
-from results.verdict import compared_trials, held_out_scores
+from results.tables import LONGER, base_of, delivered, held_out_scores
+from results.verdict import compared_trials
 from search.engine import Engine
 from search.plan import Study
-from search.storage.copies import best_weights
+from search.storage.copies import best_places, best_weights
 from search.storage.store import get_files
 from search.worker import WorkerError, run_job
 
@@ -27,8 +27,8 @@ def score_held_out(study: Study, engine: Engine, reason: str, asked: bool, say: 
         if asked:
             say(f"--test: {missing}")
         return
-    state = engine.state
-    trials = [trial for trial in to_score(state) if trial.id not in held_out_scores(state)]
+    state, done = engine.state, held_out_scores(engine.state)
+    trials = [trial for trial in to_score(state) if trial.id not in done]
     if not trials:
         if asked:
             say("--test: all of these trials were scored before; the held-out split is touched once for each")
@@ -37,10 +37,7 @@ def score_held_out(study: Study, engine: Engine, reason: str, asked: bool, say: 
         get_files(study.store, [best_weights(t) for trial in trials for t in (trial.id, trial.of) if t], study.folder)
     job = {
         "folder": str(study.folder),
-        "trials": [
-            [trial.id, trial.reused or (f"trials/{trial.of}" if trial.role == "audit" or _extends(trial) else "")]
-            for trial in trials
-        ],
+        "trials": [[trial.id, best_places(trial)] for trial in trials],
         "source": study.plan["source"],
         "skip_bad": study.plan["skip_bad"],
         "official_eval": study.plan["official_eval"],
@@ -70,11 +67,6 @@ def _why_not(study: Study, reason: str) -> str:
     return ""
 
 
-def _extends(trial: Trial) -> bool:
-    """Whether a trial's best epoch may have been trained by the one that it goes on from."""
-    return trial.role == "search" and bool(trial.of)
-
-
 def to_score(state: StudyState) -> list[Trial]:
     """The trials whose held-out scores say something: the verdict's, the best at full length, and what was trained longer."""
     best = delivered(state)
@@ -87,11 +79,5 @@ def name_of(state: StudyState, trial: Trial) -> str:
     """What a scored trial is: base, best, or the role in which it was trained longer."""
     if trial.role in LONGER:
         return trial.role
-    base, best = base_of(state), winner(state)
-    if (
-        best is not None
-        and trial.config_hash == best.config_hash
-        and not (base and base.config_hash == best.config_hash)
-    ):
-        return "best"
-    return "base"
+    base = base_of(state)
+    return "base" if base is not None and trial.config_hash == base.config_hash else "best"

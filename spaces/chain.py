@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from detector.config import ConfigError, DetectorConfig
+from detector.config import ConfigError, DetectorConfig, unreadable_weights
 from detector.identity import pin_weights
 from spaces.distributions import SpaceError, as_tuple
 
@@ -122,6 +122,4 @@ def pinned(name: str, value: Any) -> Any:
     try:
         return pin_weights(value) if name == "pretrained" else value
     except OSError as error:
-        raise ConfigError(
-            f"pretrained={value!r} must be none, imagenet, coco or a readable file of weights ({error.strerror})"
-        ) from None
+        raise unreadable_weights(value, error) from None

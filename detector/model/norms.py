@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+EPS = 1e-5  # torch's, of batch norms and frozen ones
+
 
 def make_norm(kind: str, channels: int, group_channels: int = 8) -> nn.Module:
     """A layer for `channels` feature maps: batch / group (of `group_channels`) / frozen / none."""
@@ -34,7 +36,7 @@ class FrozenNorm(nn.Module):
     scale: Tensor  # (1, C, 1, 1), as shift
     shift: Tensor
 
-    def __init__(self, channels: int, eps: float = 1e-5, activation: nn.Module | None = None) -> None:
+    def __init__(self, channels: int, eps: float = EPS, activation: nn.Module | None = None) -> None:
         """`activation` follows the norm, where a network keeps both in one module."""
         super().__init__()
         self.eps = eps

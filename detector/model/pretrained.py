@@ -17,8 +17,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from detector.config import ConfigError, DetectorConfig
+from detector.config import ConfigError, DetectorConfig, first_line
+from detector.config_rules import OWN_TRUNKS
 from detector.identity import WEIGHTS_BY_NAME, digest_of
+from detector.model.backbones.resnet import FRESH_BLOCKS
 from detector.model.backbones.timm_names import by_timm_names
 from detector.model.detector import Detector
 from detector.model.torchvision_names import COCO_CLASSES, as_ours, is_torchvision_detector, without_eps
@@ -104,9 +106,9 @@ def read_weights(path: Path) -> dict[str, Any]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for one cause: not a weights file
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"pretrained={str(path)!r} must be a file of tensors, by torch.save or as .safetensors; reading it said: {said}"
+            f"pretrained={str(path)!r} must be a file of tensors, by torch.save or as .safetensors; reading it said: "
+            f"{first_line(error)}"
         ) from None
     if isinstance(state, dict) and "class_names" in state and isinstance(state.get("model"), dict):
         return state
@@ -139,10 +141,10 @@ def _from_file(model: Detector, path: Path, config: DetectorConfig, class_names:
 
 def _into_trunk(model: Detector, state: State, config: DetectorConfig, source: str) -> Start:
     """Loads a classifier's state_dict into the trunk; the rest of the detector keeps its random start."""
-    if hasattr(model.trunk, "net"):
+    if config.trunk not in OWN_TRUNKS:
         state = {f"net.{key}": value for key, value in by_timm_names(state, config, model.trunk, source).items()}
     wanted = model.trunk.state_dict()
-    needed = {key: value for key, value in wanted.items() if COUNTER not in key and not _is_extra(key)}
+    needed = {key: value for key, value in wanted.items() if COUNTER not in key and not key.startswith(FRESH_BLOCKS)}
     missing = [key for key in needed if key not in state]
     wrong = [key for key in needed if key in state and state[key].shape != needed[key].shape]
     if missing or wrong:
@@ -208,11 +210,6 @@ def classifier_by_name(
     if background:
         new[:, -1] = old[:, -1]
     return new.reshape(fresh.shape), same
-
-
-def _is_extra(key: str) -> bool:
-    """Whether a trunk's tensor belongs to the blocks that the report put behind its ResNet: nobody has weights for them."""
-    return key.startswith(("layer5.", "layer6."))
 
 
 def _parts(keys: Sequence[str]) -> str:

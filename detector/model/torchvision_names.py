@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
+from detector.model.norms import EPS
+
 COCO_CLASSES: list[str] = list(RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"])  # 91, some of them "N/A"
-FROZEN_EPS = 1e-5  # of our FrozenNorm
 
 HEADS = {"head.classification_head.": "head.classification.0.", "head.regression_head.": "head.regression.0."}
 BLOCKS = {
@@ -48,7 +49,7 @@ def _ours(key: str) -> str:
 
 
 def without_eps(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a frozen norm that adds nothing to the variance, for one that adds FROZEN_EPS: their scale takes it up.
+    """Weights of a frozen norm that adds nothing to the variance, for one that adds EPS: their scale takes it up.
 
     torchvision's COCO weights of v1 were trained so (its `overwrite_eps(model, 0.0)`).
     """
@@ -56,5 +57,5 @@ def without_eps(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, variance in state.items():
         if key.startswith("trunk.") and key.endswith(".running_var"):
             name = key.removesuffix("running_var") + "weight"
-            made[name] = (state[name].double() * torch.sqrt(1.0 + FROZEN_EPS / variance.double())).to(state[name].dtype)
+            made[name] = (state[name].double() * torch.sqrt(1.0 + EPS / variance.double())).to(state[name].dtype)
     return made

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from results.records import JOURNAL_NAME, PLAN_NAME, JournalError
-from results.state import StudyState, read_live
+from results.state import StudyState, Trial, read_live
 from search.storage import lease, segments
 from search.storage.segments import read_segments
 from search.storage.store import FolderStore, Store, check_link, get_files, is_link, open_store, put_files
@@ -15,6 +15,7 @@ from search.storage.store import FolderStore, Store, check_link, get_files, is_l
 REQUESTS = "requests/"
 OF_THE_PLACE = (segments.PREFIX, lease.PREFIX, REQUESTS)  # how the study is kept, no part of it
 WEIGHTS = ".pt"
+BEST_NAME = f"best{WEIGHTS}"  # a trial's best weights in its folder, the study's at its top
 COPY_OF = "copy_of.txt"  # in a copy: where the study lives
 # What the workers put into the store themselves.
 OF_WORKERS = ("config.json", "detections.json", "log.txt", "error.txt")
@@ -61,7 +62,16 @@ def original_of(folder: Path) -> str:
 
 def best_weights(trial: str) -> str:
     """The name of a trial's best weights in its study."""
-    return f"trials/{trial}/best{WEIGHTS}"
+    return f"trials/{trial}/{BEST_NAME}"
+
+
+def best_places(trial: Trial) -> list[str]:
+    """The folders, below the study's or whole, that may hold a trial's best weights, its own first.
+
+    A longer schedule may go on from another trial's best epoch, and a trial may be known from another study.
+    """
+    extends = [f"trials/{trial.of}"] if trial.role == "search" and trial.of else []
+    return [f"trials/{trial.id}", *extends, *([trial.reused] if trial.reused else [])]
 
 
 def leave_results(store: Store, folder: Path) -> None:

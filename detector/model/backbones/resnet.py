@@ -24,6 +24,10 @@ ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, i
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
 }
+FRESH_BLOCKS = (
+    "layer5.",
+    "layer6.",
+)  # how the names of the report's blocks behind a ResNet begin: nobody has weights for them
 
 
 class ResNetTrunk(Trunk):

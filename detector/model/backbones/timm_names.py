@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detector.config import ConfigError, DetectorConfig
+from detector.config import ConfigError, DetectorConfig, first_line
 
 
 def by_timm_names(
@@ -29,8 +29,9 @@ def by_timm_names(
                 pretrained_cfg_overlay={"state_dict": dict(state), "custom_load": False},
             )  # fmt: skip
     except Exception as error:  # timm raises what the failing step raised
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"pretrained={source!r} must hold the weights of {config.trunk}; timm says: {said}") from None
+        raise ConfigError(
+            f"pretrained={source!r} must hold the weights of {config.trunk}; timm says: {first_line(error)}"
+        ) from None
     loaded: dict[str, Tensor] = donor.state_dict()
     given = {_print_of(tensor) for tensor in state.values()}
     filters = [name for name, tensor in loaded.items() if tensor.ndim > 1]

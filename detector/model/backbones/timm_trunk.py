@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from detector.config import ConfigError, DetectorConfig
+from detector.config import ConfigError, DetectorConfig, first_line
 from detector.model.backbones.trunk import Trunk
 from detector.model.depthwise import speed_up_depthwise
 from detector.model.norms import FrozenNorm
@@ -107,7 +107,7 @@ def _offered(name: str, canvas: tuple[int, int]) -> tuple[dict[int, Feature], st
             net: Any = timm.create_model(name, pretrained=False, features_only=True).eval()
             maps = net(torch.empty(1, 3, *canvas))
     except Exception as error:  # every family of models says in its own way that it cannot
-        return {}, f"timm says: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return {}, f"timm says: {first_line(error)}"
     features = {}
     for index, x in zip(net.feature_info.out_indices, maps, strict=True):
         info = net.feature_info.info[index]
